@@ -1,1 +1,185 @@
-//! stub
+//! Where harness processes run.
+//!
+//! A [`Driver`] makes [`Sandbox`]es; a sandbox holds one session's place (home, temporary folder, a private copy of the release)
+//! and runs its processes. All `unsafe` code of the platform lives in this crate (and in the guest). To add a driver: a folder
+//! here and one line in [`registry`].
+
+pub mod registry;
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use karta_types::session::Isolation;
+use karta_types::{SandboxId, SessionId};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// What went wrong with a sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host can't give what was asked for.
+    #[error("this isolation is not available here: {0}")]
+    Unavailable(String),
+    /// A file operation of the platform itself failed.
+    #[error("{doing} `{path}`", path = path.display())]
+    File {
+        /// What was being done: "copying the release to".
+        doing: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A program did not start.
+    #[error("starting `{program}`")]
+    Spawn {
+        /// The program.
+        program: String,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A port inside the sandbox did not answer.
+    #[error("connecting to port {port} inside the sandbox")]
+    Connect {
+        /// The port.
+        port: u16,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A path leads out of the session's place.
+    #[error("`{0}` leads out of the session's place")]
+    Escape(String),
+}
+
+impl Error {
+    /// Whether the disk is full (or the quota reached).
+    pub fn is_full(&self) -> bool {
+        let source = match self {
+            Self::File { source, .. } | Self::Spawn { source, .. } => source,
+            _ => return false,
+        };
+        matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    }
+}
+
+/// What a session needs of a sandbox.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// The session.
+    pub session: SessionId,
+    /// The release's files on the host: read, never written.
+    pub release: PathBuf,
+    /// The release's digest. When the place holds another release, its files are brought up to this one: what the session
+    /// changed itself stays.
+    pub digest: String,
+}
+
+/// The session's place as its processes see it: absolute paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The private copy of the release; the working directory.
+    pub workspace: PathBuf,
+    /// The home; the harness keeps its history here.
+    pub home: PathBuf,
+    /// Temporary files.
+    pub temp: PathBuf,
+}
+
+/// A program to run. The environment is complete: nothing is inherited.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// The program.
+    pub program: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its whole environment.
+    pub env: Vec<(String, String)>,
+    /// Its working directory.
+    pub cwd: PathBuf,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// The exit status; none when a signal ended it.
+    pub status: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+}
+
+/// A running process. Dropping it kills its whole group.
+pub struct Process {
+    /// Its standard input. Dropping it closes it.
+    pub stdin: Box<dyn AsyncWrite + Send + Unpin>,
+    /// Its standard output.
+    pub stdout: Box<dyn AsyncRead + Send + Unpin>,
+    /// Its standard error.
+    pub stderr: Box<dyn AsyncRead + Send + Unpin>,
+    /// Its end and its death.
+    pub control: Box<dyn Control>,
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Process").finish_non_exhaustive()
+    }
+}
+
+/// The handle that ends a process. Dropping it kills the process and everything it started.
+#[async_trait]
+pub trait Control: Send + Sync {
+    /// Waits for the end. May be called again after it was cancelled or had answered.
+    async fn wait(&mut self) -> Exit;
+    /// Asks the whole group to end (SIGTERM). No error if it is gone.
+    fn terminate(&self);
+    /// Ends the whole group at once (SIGKILL). No error if it is gone.
+    fn kill(&self);
+    /// The process id on the host, where there is one.
+    fn pid(&self) -> Option<u32>;
+}
+
+/// A stream to a port inside a sandbox.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// Makes sandboxes.
+#[async_trait]
+pub trait Driver: Send + Sync {
+    /// Its name in the configuration: `process`.
+    fn id(&self) -> &'static str;
+    /// How strongly its sandboxes are kept apart.
+    fn isolation(&self) -> Isolation;
+    /// Whether it works here, with the reason if it doesn't.
+    async fn check(&self) -> Result<(), Error>;
+    /// The session's sandbox: its place made, or found and brought up to the release.
+    async fn acquire(&self, spec: &Spec) -> Result<Box<dyn Sandbox>, Error>;
+    /// Removes every place of a session for good. No error if there is none.
+    async fn erase(&self, session: SessionId) -> Result<(), Error>;
+    /// Ends what a crash left behind: every place whose session `keep` does not know. Answers how many.
+    async fn reap(
+        &self,
+        keep: &(dyn for<'a> Fn(&'a SessionId) -> bool + Send + Sync),
+    ) -> Result<usize, Error>;
+}
+
+/// One session's sandbox.
+#[async_trait]
+pub trait Sandbox: Send + Sync {
+    /// Its id.
+    fn id(&self) -> SandboxId;
+    /// Its place.
+    fn place(&self) -> &Place;
+    /// Files of the session that differ from the release it was brought up to, because the session had changed them.
+    fn kept(&self) -> &[String];
+    /// Starts a process. Everything it starts ends with it, and with the server.
+    async fn spawn(&self, command: &Command) -> Result<Process, Error>;
+    /// Connects to a loopback port inside the sandbox.
+    async fn connect(&self, port: u16) -> Result<Box<dyn Duplex>, Error>;
+    /// Writes a file under the place (folders are made; an existing file is replaced).
+    async fn put(&self, path: &Path, content: &[u8]) -> Result<(), Error>;
+    /// Reads the files under the place that match `pattern` (relative to the home, one `*` for one folder level), newest first,
+    /// each at most `limit` bytes.
+    async fn find(&self, pattern: &str, limit: u64) -> Result<Vec<(PathBuf, Vec<u8>)>, Error>;
+}

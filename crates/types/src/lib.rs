@@ -1,1 +1,27 @@
-//! stub
+//! The vocabulary of Karta: ids, money, time, events, scopes, error codes.
+//!
+//! Everything here is plain data: no IO, no runtime, no clock of its own. What two crates must agree on lives here; what only
+//! one crate needs lives there.
+
+pub mod code;
+pub mod event;
+pub mod id;
+pub mod message;
+pub mod money;
+pub mod page;
+pub mod release;
+pub mod rng;
+pub mod scope;
+pub mod secret;
+pub mod session;
+pub mod time;
+pub mod usage;
+
+pub use code::{ErrorCode, Problem};
+pub use event::{Body, Event, Seq};
+pub use id::{Id, KeyId, ModelCallId, OrgId, ProjectId, ReleaseId, RequestId, SandboxId, SessionId, TurnId};
+pub use money::Micros;
+pub use rng::Rng;
+pub use secret::Secret;
+pub use time::{Clock, Timestamp};
+pub use usage::Usage;

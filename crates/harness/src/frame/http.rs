@@ -1,0 +1,73 @@
+//! HTTP as lines of JSON, for harnesses that serve HTTP instead of speaking on standard input and output.
+//!
+//! The platform holds the connections; the codec sees and writes lines only, so it stays as testable as the others:
+//!
+//! ```text
+//! to the codec     {"ready":true}                                     the server announced itself and the event stream is open
+//!                  {"event":{…}}                                      one event of the stream
+//!                  {"id":7,"status":200,"body":{…}}                   the answer to request 7 (body null when empty or not JSON)
+//!                  {"id":7,"error":"connection refused"}              request 7 could not be made
+//!                  {"closed":"…"}                                     the event stream ended
+//!                  {"log":"…"}                                        another line of standard output
+//! from the codec   {"id":7,"method":"POST","path":"/session","body":{…}}
+//! ```
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A line to the codec.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ToCodec {
+    /// The answer to a request.
+    Answer {
+        /// The request.
+        id: u64,
+        /// The HTTP status.
+        status: u16,
+        /// The body, null when empty or not JSON.
+        #[serde(default)]
+        body: Value,
+    },
+    /// A request could not be made.
+    Failed {
+        /// The request.
+        id: u64,
+        /// Why.
+        error: String,
+    },
+    /// One event of the stream.
+    Event {
+        /// The event.
+        event: Value,
+    },
+    /// The server announced itself and the event stream is open.
+    Ready {
+        /// Always true.
+        ready: bool,
+    },
+    /// The event stream ended.
+    Closed {
+        /// Why.
+        closed: String,
+    },
+    /// Another line of standard output.
+    Log {
+        /// The line.
+        log: String,
+    },
+}
+
+/// A line from the codec: a request to make.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// The number its answer carries.
+    pub id: u64,
+    /// `GET`, `POST`, …
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// The JSON body, if any.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub body: Value,
+}
