@@ -115,9 +115,8 @@ impl Store {
         };
         let connect: AnyConnectOptions =
             url.parse().map_err(Error::database("reading the database's address"))?;
-        let mut writer = AnyConnection::connect_with(&connect)
-            .await
-            .map_err(Error::database("opening the database"))?;
+        let mut writer =
+            AnyConnection::connect_with(&connect).await.map_err(Error::database("opening the database"))?;
         if sqlite {
             set_up(&mut writer, options.durability)
                 .await
@@ -156,7 +155,10 @@ impl Store {
     /// # Errors
     /// It doesn't.
     pub async fn ping(&self) -> Result<()> {
-        sqlx::query("SELECT 1").execute(self.readers()).await.map_err(Error::database("asking the database"))?;
+        sqlx::query("SELECT 1")
+            .execute(self.readers())
+            .await
+            .map_err(Error::database("asking the database"))?;
         Ok(())
     }
 

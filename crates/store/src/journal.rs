@@ -132,12 +132,13 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn journal_floor(&self, org: OrgId, session: SessionId) -> Result<Option<Seq>> {
-        let row = sqlx::query("SELECT first FROM journal WHERE org = $1 AND session = $2 ORDER BY last LIMIT 1")
-            .bind(org.to_string())
-            .bind(session.to_string())
-            .fetch_optional(self.readers())
-            .await
-            .map_err(Error::database("reading the journal"))?;
+        let row =
+            sqlx::query("SELECT first FROM journal WHERE org = $1 AND session = $2 ORDER BY last LIMIT 1")
+                .bind(org.to_string())
+                .bind(session.to_string())
+                .fetch_optional(self.readers())
+                .await
+                .map_err(Error::database("reading the journal"))?;
         row.map(|row| Reader::new(&row).count("first").map(Seq)).transpose()
     }
 

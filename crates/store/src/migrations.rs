@@ -3,8 +3,7 @@
 use sqlx::SqlStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
-const ALL: &[(i64, &str, &str)] =
-    &[(1, "start", include_str!("../../../migrations/0001_start.sql"))];
+const ALL: &[(i64, &str, &str)] = &[(1, "start", include_str!("../../../migrations/0001_start.sql"))];
 
 /// Every change, ready to run under the database's own lock.
 pub(crate) fn migrator() -> Migrator {

@@ -7,7 +7,7 @@ use karta_types::usage::Metered;
 use karta_types::{KeyId, OrgId, ProjectId, Seq, SessionId, Timestamp};
 use serde_json::Value;
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Any, QueryBuilder};
+use sqlx::{Any, AnyConnection, QueryBuilder};
 
 use crate::row::{Reader, big, json};
 use crate::{Error, Result, Store};
@@ -197,11 +197,8 @@ impl Store {
                 .push(")");
         }
         query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit));
-        let rows = query
-            .build()
-            .fetch_all(self.readers())
-            .await
-            .map_err(Error::database("listing sessions"))?;
+        let rows =
+            query.build().fetch_all(self.readers()).await.map_err(Error::database("listing sessions"))?;
         rows.iter().map(read).collect()
     }
 

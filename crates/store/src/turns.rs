@@ -119,14 +119,15 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<TurnRow>> {
         // `~` sorts after every character of an id.
-        let rows = sqlx::query(select!("WHERE org = $1 AND session = $2 AND id < $3 ORDER BY id DESC LIMIT $4"))
-            .bind(org.to_string())
-            .bind(session.to_string())
-            .bind(before.map_or_else(|| "~".to_owned(), |id| id.to_string()))
-            .bind(i64::from(limit))
-            .fetch_all(self.readers())
-            .await
-            .map_err(Error::database("listing turns"))?;
+        let rows =
+            sqlx::query(select!("WHERE org = $1 AND session = $2 AND id < $3 ORDER BY id DESC LIMIT $4"))
+                .bind(org.to_string())
+                .bind(session.to_string())
+                .bind(before.map_or_else(|| "~".to_owned(), |id| id.to_string()))
+                .bind(i64::from(limit))
+                .fetch_all(self.readers())
+                .await
+                .map_err(Error::database("listing turns"))?;
         rows.iter().map(read).collect()
     }
 
