@@ -8,11 +8,13 @@
 pub mod claude_code;
 pub mod codec;
 pub mod frame;
+pub mod frontmatter;
 pub mod launch;
 pub mod opencode;
 pub mod package;
 pub mod registry;
 pub mod scripted;
+pub mod transcript;
 pub mod tree;
 
 pub use codec::{Ask, Codec, End, Input, Out, Said};

@@ -1,0 +1,1 @@
+//! Claude Code: recorded sessions, discovery, command lines, history.

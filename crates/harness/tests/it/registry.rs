@@ -1,0 +1,1 @@
+//! Which harness a folder is for.
