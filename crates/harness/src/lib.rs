@@ -12,6 +12,7 @@ pub mod frontmatter;
 pub mod launch;
 pub mod opencode;
 pub mod package;
+mod recent;
 pub mod registry;
 pub mod scripted;
 pub mod transcript;

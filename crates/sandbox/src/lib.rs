@@ -4,6 +4,9 @@
 //! and runs its processes. All `unsafe` code of the platform lives in this crate (and in the guest). To add a driver: a folder
 //! here and one line in [`registry`].
 
+pub mod fake;
+mod paths;
+pub mod process;
 pub mod registry;
 
 use std::path::{Path, PathBuf};
@@ -56,10 +59,7 @@ pub enum Error {
 impl Error {
     /// Whether the disk is full (or the quota reached).
     pub fn is_full(&self) -> bool {
-        let source = match self {
-            Self::File { source, .. } | Self::Spawn { source, .. } => source,
-            _ => return false,
-        };
+        let (Self::File { source, .. } | Self::Spawn { source, .. }) = self else { return false };
         matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
     }
 }

@@ -1,0 +1,223 @@
+//! The driver `fake`: programs are functions, pipes and files are in memory, nothing touches the disk.
+//!
+//! For tests, for faults on request, and for measuring the platform alone: a process is one task, a pipe one lock.
+
+mod control;
+mod faults;
+mod files;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use karta_types::session::Isolation;
+use karta_types::{Clock, Rng, SandboxId, SessionId};
+use tokio::io::{AsyncWrite, DuplexStream};
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+
+pub use faults::Faults;
+pub use files::Files;
+
+use crate::{Command, Duplex, Error, Exit, Place, Process, Spec};
+use control::Task;
+
+/// How many bytes a pipe holds. The memory is taken only as it is used.
+const PIPE: usize = 256 << 10;
+/// Where the places seem to be. Nothing is there.
+const ROOT: &str = "/karta";
+
+/// What a program is called with.
+pub struct Call {
+    /// The command, its environment and arguments as given.
+    pub command: Command,
+    /// What the platform writes. Ends when it drops its end.
+    pub stdin: DuplexStream,
+    /// What the platform reads. Dropping it ends the stream.
+    pub stdout: Box<dyn AsyncWrite + Send + Unpin>,
+    /// What the platform reads as errors.
+    pub stderr: DuplexStream,
+    /// The files of the session's place.
+    pub files: Files,
+}
+
+/// A program: a function that plays a process. Its end is the process's end; a kill drops its future.
+pub type Program = Arc<dyn Fn(Call) -> BoxFuture<'static, Exit> + Send + Sync>;
+
+/// Runs functions as if they were processes.
+pub struct Driver {
+    programs: Arc<HashMap<String, Program>>,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+    faults: Faults,
+    spaces: Mutex<HashMap<SessionId, Arc<Space>>>,
+}
+
+/// What a session has.
+struct Space {
+    id: SandboxId,
+    files: Files,
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
+impl Driver {
+    /// A driver with these programs.
+    pub fn new(programs: HashMap<String, Program>, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Self {
+        Self { programs: Arc::new(programs), clock, rng, faults: Faults::default(), spaces: Mutex::default() }
+    }
+
+    /// The handle by which a test makes things go wrong.
+    pub fn faults(&self) -> Faults {
+        self.faults.clone()
+    }
+
+    fn remove(&self, session: SessionId) -> bool {
+        let Some(space) = lock(&self.spaces).remove(&session) else { return false };
+        for task in lock(&space.tasks).drain(..) {
+            task.abort();
+        }
+        space.files.close();
+        true
+    }
+}
+
+#[async_trait]
+impl crate::Driver for Driver {
+    fn id(&self) -> &'static str {
+        "fake"
+    }
+
+    fn isolation(&self) -> Isolation {
+        Isolation::None
+    }
+
+    async fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn acquire(&self, spec: &Spec) -> Result<Box<dyn crate::Sandbox>, Error> {
+        let home = PathBuf::from(format!("{ROOT}/{}/home", spec.session));
+        let temp = home.with_file_name("tmp");
+        self.faults.acquire().map_err(|source| Error::File {
+            doing: "preparing the place",
+            path: home.clone(),
+            source,
+        })?;
+        let place = Place { workspace: spec.release.clone(), home, temp };
+        let space = Arc::clone(lock(&self.spaces).entry(spec.session).or_insert_with(|| {
+            Arc::new(Space {
+                id: SandboxId::new(&*self.clock, &*self.rng),
+                files: Files::new([&place.home, &place.temp, &place.workspace].map(Clone::clone)),
+                tasks: Mutex::default(),
+            })
+        }));
+        Ok(Box::new(Sandbox {
+            programs: Arc::clone(&self.programs),
+            faults: self.faults.clone(),
+            space,
+            place,
+        }))
+    }
+
+    async fn erase(&self, session: SessionId) -> Result<(), Error> {
+        self.remove(session);
+        Ok(())
+    }
+
+    async fn reap(
+        &self,
+        keep: &(dyn for<'a> Fn(&'a SessionId) -> bool + Send + Sync),
+    ) -> Result<usize, Error> {
+        let lost: Vec<SessionId> =
+            lock(&self.spaces).keys().filter(|session| !keep(session)).copied().collect();
+        Ok(lost.into_iter().filter(|session| self.remove(*session)).count())
+    }
+}
+
+struct Sandbox {
+    programs: Arc<HashMap<String, Program>>,
+    faults: Faults,
+    space: Arc<Space>,
+    place: Place,
+}
+
+#[async_trait]
+impl crate::Sandbox for Sandbox {
+    fn id(&self) -> SandboxId {
+        self.space.id
+    }
+
+    fn place(&self) -> &Place {
+        &self.place
+    }
+
+    fn kept(&self) -> &[String] {
+        &[]
+    }
+
+    async fn spawn(&self, command: &Command) -> Result<Process, Error> {
+        let failed = |source| Error::Spawn { program: command.program.clone(), source };
+        self.faults.spawn().map_err(failed)?;
+        let program = self.programs.get(&command.program).ok_or_else(|| {
+            failed(io::Error::new(
+                io::ErrorKind::NotFound,
+                "no function plays this program: register it with the driver",
+            ))
+        })?;
+        let (stdin, stdin_inside) = tokio::io::duplex(PIPE);
+        let (stdout, stdout_inside) = tokio::io::duplex(PIPE);
+        let (stderr, stderr_inside) = tokio::io::duplex(PIPE);
+        let stdout_inside: Box<dyn AsyncWrite + Send + Unpin> = match self.faults.death() {
+            None => Box::new(stdout_inside),
+            Some(after) => Box::new(faults::Dying::new(stdout_inside, after)),
+        };
+        let task = Task::start(program(Call {
+            command: command.clone(),
+            stdin: stdin_inside,
+            stdout: stdout_inside,
+            stderr: stderr_inside,
+            files: self.space.files.clone(),
+        }));
+        let mut tasks = lock(&self.space.tasks);
+        tasks.retain(|task| !task.is_finished());
+        if self.space.files.closed() {
+            // Erased meanwhile; dropping the task ends it.
+            return Err(failed(io::Error::other("the session was erased")));
+        }
+        tasks.push(task.abort_handle());
+        Ok(Process {
+            stdin: Box::new(stdin),
+            stdout: Box::new(stdout),
+            stderr: Box::new(stderr),
+            control: Box::new(task),
+        })
+    }
+
+    async fn connect(&self, port: u16) -> Result<Box<dyn Duplex>, Error> {
+        let stream = TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).await;
+        Ok(Box::new(stream.map_err(|source| Error::Connect { port, source })?))
+    }
+
+    /// A relative path is under the home.
+    async fn put(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
+        self.faults.put().map_err(|source| Error::File {
+            doing: "writing",
+            path: path.to_owned(),
+            source,
+        })?;
+        self.space.files.put(path, content)
+    }
+
+    /// The answers are absolute paths; a longer file is cut at `limit`.
+    async fn find(&self, pattern: &str, limit: u64) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
+        self.space.files.find(pattern, limit)
+    }
+}
+
+/// A panic elsewhere leaves these plain tables whole, so a poisoned lock is as good as any.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,257 @@
+//! One session's sandbox: its processes and its files.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use karta_types::{SandboxId, SessionId};
+use rustix::process::Signal;
+use tokio::net::TcpStream;
+use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
+use tokio::sync::RwLockReadGuard;
+
+use super::beneath::{Folder, Kind, blocked, kind};
+use super::keeper::{Running, Started};
+use super::manifest::Record;
+use super::place::{HOME, TEMP, WORK, at};
+use super::sweep::{Mark, VARIABLE};
+use super::{Lane, Shared, blocking, child};
+use crate::paths::{Level, Pattern, plain};
+use crate::{Command, Control, Duplex, Error, Exit, Place, Process};
+
+/// Most names a search looks at.
+const SEEN: usize = 100_000;
+/// Most files a search answers.
+const FOUND: usize = 256;
+
+/// One session's sandbox.
+pub(super) struct Sandbox {
+    shared: Arc<Shared>,
+    lane: Arc<Lane>,
+    session: SessionId,
+    id: SandboxId,
+    place: Place,
+    kept: Vec<String>,
+}
+
+impl Sandbox {
+    pub(super) fn new(shared: Arc<Shared>, lane: Arc<Lane>, session: SessionId, record: Record) -> Self {
+        let place = shared.root.place(session);
+        Self { shared, lane, session, id: record.sandbox, place, kept: record.kept }
+    }
+
+    /// Holds the place as it is; an error once it is erased.
+    async fn hold(&self) -> Result<RwLockReadGuard<'_, bool>, Error> {
+        let held = self.lane.read().await;
+        if *held {
+            return Err(Error::Unavailable(format!("the session `{}` was erased", self.session)));
+        }
+        Ok(held)
+    }
+}
+
+#[async_trait]
+impl crate::Sandbox for Sandbox {
+    fn id(&self) -> SandboxId {
+        self.id
+    }
+
+    fn place(&self) -> &Place {
+        &self.place
+    }
+
+    fn kept(&self) -> &[String] {
+        &self.kept
+    }
+
+    async fn spawn(&self, command: &Command) -> Result<Process, Error> {
+        let _held = self.hold().await?;
+        let failed = |source| Error::Spawn { program: command.program.clone(), source };
+        let mapped = self.shared.programs.get(&command.program);
+        let (program, leading) =
+            mapped.map_or_else(|| (Path::new(&command.program), &[][..]), |(path, args)| (path, args));
+        let mut bytes = [0; 8];
+        self.shared.rng.fill(&mut bytes);
+        let mark = Mark {
+            root: self.shared.root.identity().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?,
+            session: self.session.to_string(),
+            sandbox: self.id.to_string(),
+            birth: u64::from_le_bytes(bytes) | 1,
+        };
+        let mut native = std::process::Command::new(program);
+        native
+            .args(leading)
+            .args(&command.args)
+            .env_clear()
+            .envs(command.env.iter().map(|(name, value)| (name, value)))
+            .env(VARIABLE, mark.value())
+            .current_dir(&command.cwd)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        child::confine(&mut native);
+        let started = self.shared.keeper.start(native, mark).await;
+        let Started { stdin, stdout, stderr, running } =
+            started.map_err(|error| failed(explain(error, &command.cwd)))?;
+        Ok(Process {
+            stdin: Box::new(ChildStdin::from_std(stdin).map_err(failed)?),
+            stdout: Box::new(ChildStdout::from_std(stdout).map_err(failed)?),
+            stderr: Box::new(ChildStderr::from_std(stderr).map_err(failed)?),
+            control: Box::new(Handle(running)),
+        })
+    }
+
+    async fn connect(&self, port: u16) -> Result<Box<dyn Duplex>, Error> {
+        let stream = TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).await;
+        let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+        Ok(Box::new(stream.map_err(|source| Error::Connect { port, source })?))
+    }
+
+    /// A relative path is under the home.
+    async fn put(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
+        let _held = self.hold().await?;
+        let place = self.shared.root.path(self.session);
+        let escape = || Error::Escape(path.display().to_string());
+        let relative = inside(&place, path).ok_or_else(escape)?;
+        let mut bytes = [0; 8];
+        self.shared.rng.fill(&mut bytes);
+        let part = OsString::from(format!("put-{:016x}", u64::from_le_bytes(bytes)));
+        let (content, path) = (content.to_vec(), path.to_owned());
+        let (root, session) = (self.shared.root.clone(), self.session);
+        blocking("writing a file of the place", move || {
+            let folder = root.folder(session).map_err(at("opening the place", &place))?;
+            let (holder, name) = folder.holder(&relative, true).map_err(|error| {
+                if blocked(&error) {
+                    Error::Escape(path.display().to_string())
+                } else {
+                    at("writing", &path)(error)
+                }
+            })?;
+            let written = folder.create(&part, false).and_then(|mut file| {
+                file.write_all(&content)?;
+                folder.rename(&part, &holder, name)
+            });
+            if written.is_err() {
+                let _ = folder.remove(&part);
+            }
+            written.map_err(at("writing", &path))
+        })
+        .await
+    }
+
+    /// The answers are absolute paths; a longer file is cut at `limit`. At most the 256 newest files are read.
+    async fn find(&self, pattern: &str, limit: u64) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
+        let _held = self.hold().await?;
+        let pattern = Pattern::parse(pattern)?;
+        let home = self.place.home.clone();
+        let (root, session) = (self.shared.root.clone(), self.session);
+        blocking("searching the home", move || {
+            let mut search = Search { found: Vec::new(), seen: 0 };
+            let folder = root.folder(session).and_then(|place| place.child(OsStr::new(HOME)));
+            let folder = folder.map_err(at("opening the home", &home))?;
+            search.level(&folder, Path::new(""), &pattern.0).map_err(at("searching", &home))?;
+            search.found.sort_unstable_by(|one, other| other.cmp(one));
+            search.found.truncate(FOUND);
+            let mut files = Vec::new();
+            for (_, path) in search.found {
+                let read = folder.holder(&path, false).and_then(|(holder, name)| {
+                    let mut content = Vec::new();
+                    holder.read(name)?.0.take(limit).read_to_end(&mut content)?;
+                    Ok(content)
+                });
+                // A file that went away since it was seen is no failure.
+                if let Ok(content) = read {
+                    files.push((home.join(path), content));
+                }
+            }
+            Ok(files)
+        })
+        .await
+    }
+}
+
+/// A path of the caller as one under the place; none if it is elsewhere.
+fn inside(place: &Path, path: &Path) -> Option<PathBuf> {
+    let under = if path.is_absolute() {
+        path.strip_prefix(place).ok()?.to_owned()
+    } else {
+        Path::new(HOME).join(path)
+    };
+    let under = plain(&under)?;
+    let mut names = under.iter();
+    let first = names.next()?;
+    names.next()?;
+    [HOME, TEMP, WORK].iter().any(|own| first == OsStr::new(own)).then_some(under)
+}
+
+/// A program that is missing and a folder that is missing give the same error: tell them apart.
+fn explain(error: io::Error, cwd: &Path) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound if !cwd.is_dir() => {
+            io::Error::new(error.kind(), format!("its working directory `{}` does not exist", cwd.display()))
+        }
+        io::ErrorKind::NotFound => io::Error::new(error.kind(), "the program does not exist: install it"),
+        io::ErrorKind::PermissionDenied => io::Error::new(
+            error.kind(),
+            "it may not be executed: check the mode of the file and of the folders above it",
+        ),
+        _ => error,
+    }
+}
+
+/// A search through the levels of a home. What can't be opened, the session's own links above all, is passed over.
+struct Search {
+    found: Vec<((i64, u64), PathBuf)>,
+    seen: usize,
+}
+
+impl Search {
+    fn level(&mut self, folder: &Folder, at: &Path, levels: &[Level]) -> io::Result<()> {
+        let Some((level, rest)) = levels.split_first() else { return Ok(()) };
+        let names = match level {
+            Level::Name(name) => vec![name.clone()],
+            Level::Star(..) => folder.list(SEEN)?,
+        };
+        self.seen += names.len();
+        if self.seen > SEEN {
+            return Err(io::Error::other(format!("more than {SEEN} names to look at")));
+        }
+        for name in names.into_iter().filter(|name| level.matches(name)) {
+            let path = at.join(&name);
+            if rest.is_empty() {
+                let Ok(stat) = folder.stat(&name) else { continue };
+                if kind(&stat) == Kind::File {
+                    self.found.push(((stat.st_mtime, stat.st_mtime_nsec), path));
+                }
+            } else if let Ok(child) = folder.child(&name) {
+                self.level(&child, &path, rest)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The handle on a running process.
+struct Handle(Running);
+
+#[async_trait]
+impl Control for Handle {
+    async fn wait(&mut self) -> Exit {
+        self.0.wait().await
+    }
+
+    fn terminate(&self) {
+        self.0.signal(Signal::TERM);
+    }
+
+    fn kill(&self) {
+        self.0.signal(Signal::KILL);
+    }
+
+    fn pid(&self) -> Option<u32> {
+        Some(self.0.pid())
+    }
+}

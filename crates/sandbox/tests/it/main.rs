@@ -1,0 +1,11 @@
+//! What every driver holds, and what the process driver holds besides.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
+
+mod crash;
+mod laws;
+mod leak;
+mod places;
+mod processes;
+mod registry;
+mod support;
+mod update;

@@ -1,0 +1,28 @@
+//! Drivers by name.
+
+use std::collections::HashMap;
+
+use karta_sandbox::registry::{Config, DRIVERS, build};
+
+use crate::support::{clock, rng};
+
+fn config() -> Config {
+    let root = std::env::temp_dir().join("karta-never-made");
+    Config { root, programs: HashMap::new(), functions: HashMap::new(), clock: clock(), rng: rng() }
+}
+
+#[test]
+fn every_name_makes_its_driver() {
+    for name in DRIVERS {
+        assert_eq!(build(name, config()).unwrap().id(), *name);
+    }
+}
+
+#[test]
+fn other_names_are_refused_with_the_reason() {
+    let refused = |name| build(name, config()).err().unwrap().to_string();
+    assert!(refused("microvm").contains("only `process`"));
+    assert!(refused("namespace").contains("only `process`"));
+    let unknown = refused("docker");
+    assert!(unknown.contains("`docker`") && unknown.contains("`process`, `fake`"), "{unknown}");
+}
