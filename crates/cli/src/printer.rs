@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub(crate) struct Printer {
     color: anstream::ColorChoice,
     /// What the sign of life says now.
     doing: Mutex<String>,
+    /// Whether a sign of life stands on the line.
+    lively: AtomicBool,
 }
 
 impl Printer {
@@ -43,7 +46,7 @@ impl Printer {
             Color::Never => anstream::ColorChoice::Never,
         };
         color.write_global();
-        Self { quiet, color, doing: Mutex::default() }
+        Self { quiet, color, doing: Mutex::default(), lively: AtomicBool::new(false) }
     }
 
     /// Standard output, for results.
@@ -86,7 +89,8 @@ impl Printer {
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet {
             // Where nobody can be told, there is nobody to tell that either.
-            let _ = writeln!(self.err(), "{text}");
+            let clear = if self.lively.swap(false, Ordering::Relaxed) { CLEAR } else { "" };
+            let _ = writeln!(self.err(), "{clear}{text}");
         }
     }
 
@@ -128,12 +132,15 @@ impl Printer {
             tokio::select! {
                 biased;
                 done = &mut work => {
-                    let _ = write!(self.err(), "{CLEAR}");
+                    if self.lively.swap(false, Ordering::Relaxed) {
+                        let _ = write!(self.err(), "{CLEAR}");
+                    }
                     return done;
                 }
                 _ = tick.tick() => {
                     let doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner).clone();
                     let _ = write!(self.err(), "{CLEAR}{CYAN}{frame}{CYAN:#} {doing}");
+                    self.lively.store(true, Ordering::Relaxed);
                 }
             }
         }

@@ -59,22 +59,13 @@ async fn install(
     printer: &Printer,
 ) -> anyhow::Result<ExitCode> {
     let Wanted { id, version } = wanted;
-    if let Some(status) = harnesses.list().into_iter().find(|status| status.id == id) {
-        let version = version.as_deref().unwrap_or(status.default_version);
-        printer
-            .note(&format!("Installing {id} {version}; by that you accept its licence: {}", status.licence));
-        if version != status.default_version {
-            printer.note(
-                "This version is not pinned by this Karta: the registry's word is taken for what it holds",
-            );
+    let tell = |progress| match progress {
+        Progress::Waiting => printer.doing(format!("waiting for another installation of {id}")),
+        Progress::Fetching => {
+            announce(harnesses, wanted, printer);
+            printer.doing(format!("fetching {id} by npm"));
         }
-    }
-    let tell = |progress| {
-        printer.doing(match progress {
-            Progress::Waiting => format!("waiting for another installation of {id}"),
-            Progress::Fetching => format!("fetching {id} by npm"),
-            Progress::Trying => format!("trying {id}"),
-        });
+        Progress::Trying => printer.doing(format!("trying {id}")),
     };
     let installed = printer.working(harnesses.install(id, version.as_deref(), &tell)).await?;
     if json {
@@ -84,6 +75,20 @@ async fn install(
         printer.data(&installed.program.display().to_string())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what is about to be fetched, and on whose terms.
+fn announce(harnesses: &Harnesses, wanted: &Wanted, printer: &Printer) {
+    let Some(status) = harnesses.list().into_iter().find(|status| status.id == wanted.id) else { return };
+    let version = wanted.version.as_deref().unwrap_or(status.default_version);
+    printer.note(&format!(
+        "Installing {} {version}; by that you accept its licence: {}",
+        status.id, status.licence
+    ));
+    if version != status.default_version {
+        printer
+            .note("This version is not pinned by this Karta: the registry's word is taken for what it holds");
+    }
 }
 
 async fn doctor(
