@@ -55,12 +55,10 @@ pub(crate) enum Color {
     Never,
 }
 
+/// Each is described at its arguments.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Talk to an agent in the terminal
     Chat(ChatArgs),
-    /// List, install and check harnesses
     Harness(HarnessArgs),
-    /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

@@ -7,7 +7,7 @@ use karta_client::{Client, EventStream};
 use karta_types::event::{AskKind, InputRequired};
 use karta_types::message::Answer;
 use karta_types::session::TurnState;
-use karta_types::{Body, ErrorCode, Event, RequestId, SessionId};
+use karta_types::{Body, ErrorCode, Event, RequestId, SessionId, TurnId};
 
 use super::ask::{Asking, Step, unattended};
 use super::lines::{Line, Lines};
@@ -87,7 +87,7 @@ pub(super) async fn follow(
             Next::Event(Some(event)) => {
                 let event = event.inspect_err(|_| turn.screen.settle())?;
                 turn.screen.event(&event)?;
-                if let Some(ended) = turn.event(event).await? {
+                if let Some(ended) = turn.event(event, events.turn()).await? {
                     return Ok(ended);
                 }
             }
@@ -108,13 +108,13 @@ async fn hand(lines: Option<&mut Lines>, interrupts: Option<&mut tokio::signal::
 }
 
 impl Turn<'_> {
-    async fn event(&mut self, event: Event) -> anyhow::Result<Option<Ended>> {
+    async fn event(&mut self, event: Event, turn: Option<TurnId>) -> anyhow::Result<Option<Ended>> {
         match event.body {
             Body::InputRequired(required) => self.required(required).await?,
             Body::InputResolved { request_id, .. } => self.resolved(request_id),
             Body::Gap { .. } => {
                 // The turn's end may be among what is gone.
-                let turn = match event.turn_id {
+                let turn = match turn {
                     Some(turn) => Some(self.client.turn(self.session, turn).await?),
                     None => None,
                 };
