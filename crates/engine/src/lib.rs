@@ -1,3 +1,22 @@
-//! stub
+//! The application: everything Karta does, without HTTP. Embeddable as a library.
+//!
+//! Two planes. [`control`] is the system of record: organisations, keys, budgets, usage. [`data`] runs agents: projects and releases,
+//! sessions, turns, event streams. The data plane asks the control plane only through [`gate::Gate`]. [`gateway`] is the only way from
+//! a harness to a model provider.
+//!
+//! [`Engine::open`] makes one from [`Settings`]; its methods, grouped by noun in the files of [`data`], are what the server calls.
 
+pub mod control;
+pub mod data;
+mod engine;
+mod error;
+pub mod gate;
+pub mod gateway;
 pub mod harnesses;
+pub mod settings;
+pub mod tasks;
+
+pub use engine::{Builder, Engine};
+pub use error::{Error, Result};
+pub use gate::Principal;
+pub use settings::Settings;

@@ -1,1 +1,40 @@
-//! stub
+//! What is kept: the records, the event journal, the usage, and the keys that seal them.
+//!
+//! [`Store`] is a struct, not a trait: one SQL text serves SQLite and PostgreSQL through sqlx's `Any`. Rules for its statements: `$1`
+//! placeholders, TEXT/BIGINT/BYTEA, no JSON operators, no `now()`; a change of state is one guarded UPDATE, and zero rows mean that
+//! somebody else was first. Every statement carries the organisation, or its function says why not.
+//!
+//! Writes go through one queue and are committed in groups (see [`db`]); what was answered survives the end of the process.
+
+pub mod db;
+mod error;
+mod idempotency;
+mod inputs;
+mod journal;
+mod keys;
+mod migrations;
+mod orgs;
+mod projects;
+mod releases;
+mod row;
+mod seal;
+mod sessions;
+mod turns;
+mod usage;
+
+pub use db::{Durability, Options, Store};
+pub use error::Error;
+pub use idempotency::{Idem, Reply};
+pub use inputs::InputRow;
+pub use journal::{Chunk, Commit};
+pub use keys::KeyRow;
+pub use orgs::OrgRow;
+pub use projects::{ProjectKey, ProjectRow};
+pub use releases::{NewRelease, ReleaseRow};
+pub use seal::Keyring;
+pub use sessions::{SessionFilter, SessionPatch, SessionRow};
+pub use turns::{TurnChange, TurnEnd, TurnRow};
+pub use usage::{UsageGroup, UsageKey, UsageQuery, UsageRow};
+
+/// A result of the store.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -176,7 +176,9 @@ impl Io {
     pub async fn end(mut self) {
         self.input = None;
         self.signals.end.cancel();
-        while let IoEvent::Output(_) = self.next().await {}
+        while self.exit.is_some() {
+            self.next().await;
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use crate::recent::Recent;
 
 /// So many questions can be open at once; more are refused.
 const MAX_OPEN: usize = 64;
+/// The open questions' lines have at most so many bytes together; what is more is refused.
+const MAX_OPEN_BYTES: usize = 16 << 20;
 /// So many answered questions are remembered, so that none is asked again.
 const MAX_REMEMBERED: usize = 4096;
 
@@ -23,6 +25,8 @@ struct Open {
     tool: String,
     input: Value,
     suggestions: Vec<Value>,
+    /// Bytes of its line.
+    size: usize,
 }
 
 /// The questions of one process.
@@ -65,12 +69,19 @@ impl Asks {
         if self.allow_all && !self.bypass { "default" } else { mode_word(mode) }
     }
 
-    /// Takes a question in. `plan` is the plan of an `ExitPlanMode` call, which the question itself leaves out.
-    pub(super) fn take(&mut self, request_id: &str, request: &Value, plan: Option<&Value>) -> Asked {
+    /// Takes a question in, whose line has `size` bytes. `plan` is the plan of an `ExitPlanMode` call, which the question itself leaves out.
+    pub(super) fn take(
+        &mut self,
+        request_id: &str,
+        request: &Value,
+        plan: Option<&Value>,
+        size: usize,
+    ) -> Asked {
         if self.seen.contains(request_id) {
             return Asked::Again;
         }
-        if self.open.len() >= MAX_OPEN {
+        let bytes: usize = self.open.values().map(|open| open.size).sum();
+        if self.open.len() >= MAX_OPEN || bytes + size > MAX_OPEN_BYTES {
             return Asked::TooMany;
         }
         self.seen.insert(request_id);
@@ -91,7 +102,7 @@ impl Asks {
             AskKind::Plan => "Is this plan right?".to_owned(),
         };
         let suggestions = list(request, "permission_suggestions").to_vec();
-        self.open.insert(request_id.to_owned(), Open { kind, tool: tool.clone(), input, suggestions });
+        self.open.insert(request_id.to_owned(), Open { kind, tool: tool.clone(), input, suggestions, size });
         Asked::Person(Ask { kind, tool, tool_input: shown, message: shortened(&message) })
     }
 

@@ -27,6 +27,7 @@ pub(super) fn command(launch: &Launch<'_>) -> Result<Command, Error> {
         "--output-format=stream-json",
         "--verbose",
         "--include-partial-messages",
+        "--forward-subagent-text",
         "--permission-prompt-tool=stdio",
         "--setting-sources=project,local",
     ]

@@ -6,7 +6,7 @@ use karta_types::Timestamp;
 use karta_types::message::{Message, Part, Role};
 use serde_json::Value;
 
-use super::wire::{flag, list, text, tool_output};
+use super::wire::{SYNTHETIC, flag, list, text, tool_output};
 
 /// Words that the harness writes in the user's name.
 const NOT_THE_USER: [&str; 5] = [
@@ -48,7 +48,7 @@ struct History {
 impl History {
     fn assistant(&mut self, line: &Value) {
         let message = line.get("message").unwrap_or(&Value::Null);
-        let Some(id) = text(message, "id").filter(|_| text(message, "model") != Some("<synthetic>")) else {
+        let Some(id) = text(message, "id").filter(|_| text(message, "model") != Some(SYNTHETIC)) else {
             return;
         };
         if self.messages.last().is_none_or(|last| last.id != id || last.role != Role::Assistant) {

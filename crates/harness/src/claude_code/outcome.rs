@@ -21,7 +21,14 @@ pub(super) fn of(result: &Value, failure: Option<&str>) -> End {
         "error_max_budget_usd" => ErrorCode::BudgetExhausted,
         _ => code_of(result, failure),
     };
-    End::Failed { code, message: message(result) }
+    let message = match (failure, status(result, "api_error_status")) {
+        // Its own words are for people at a terminal: "run /login".
+        (Some("authentication_failed"), Some(status)) => {
+            format!("the model provider refused the key with status {status}")
+        }
+        _ => message(result),
+    };
+    End::Failed { code, message }
 }
 
 fn code_of(result: &Value, failure: Option<&str>) -> ErrorCode {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use karta_types::Usage;
 use serde_json::Value;
 
-use super::wire::{count, id, number, text};
+use super::wire::{SYNTHETIC, count, id, number, text};
 use crate::codec::{Out, Said};
 
 /// So many speakers at once: the main one and its sub-agents.
@@ -167,12 +167,13 @@ impl Streams {
         } else if self.0.len() >= MAX_SPEAKERS {
             return None;
         }
-        let mut attempt =
-            Attempt { message: message_id.to_owned(), step_open: at.parent.is_none(), ..Attempt::default() };
+        // What the harness says itself is no model call; and of a sub-agent's calls it does not say the end.
+        let model = text(message, "model").unwrap_or_default();
+        let step_open = at.parent.is_none() && model != SYNTHETIC;
+        let mut attempt = Attempt { message: message_id.to_owned(), step_open, ..Attempt::default() };
         count(&mut attempt.usage, message.get("usage").unwrap_or(&Value::Null));
         if attempt.step_open {
-            let description = text(message, "model").unwrap_or_default().to_owned();
-            out.say_raw(Said::StepStart { description }, at.raw);
+            out.say_raw(Said::StepStart { description: model.to_owned() }, at.raw);
         }
         self.0.insert(speaker.clone(), attempt);
         self.0.get_mut(&speaker)

@@ -11,6 +11,9 @@ const MAX_ID: usize = 200;
 /// Messages for people are cut here.
 const MAX_MESSAGE: usize = 600;
 
+/// The model of messages that the harness writes itself.
+pub(super) const SYNTHETIC: &str = "<synthetic>";
+
 /// A text field.
 pub(super) fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
     value.get(key)?.as_str()

@@ -4,6 +4,7 @@
 //! a recorded session; then a snapshot of `laws::shown(make, transcript)`.
 
 use std::collections::HashSet;
+use std::fmt::Write;
 
 use karta_harness::transcript::{Do, Played, Step, parse, play};
 use karta_harness::{Codec, Out, Said};
@@ -28,9 +29,12 @@ pub(crate) fn hold(make: Make, transcript: &str) {
 /// What a codec says in a recorded session, one thing a line, for snapshots.
 pub(crate) fn shown(make: Make, transcript: &str) -> String {
     let played = played(make, &parse(transcript).unwrap());
-    let mut text: String = played.said.iter().map(|said| format!("{said:?}\n")).collect();
+    let mut text = String::new();
+    for said in &played.said {
+        writeln!(text, "{said:?}").unwrap();
+    }
     if let Some(native) = played.native_session {
-        text.push_str(&format!("native session: {native}\n"));
+        writeln!(text, "native session: {native}").unwrap();
     }
     text
 }

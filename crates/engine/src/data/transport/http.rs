@@ -32,8 +32,12 @@ const MAX_BODY: usize = MAX_LINE - 1024;
 const MAX_LOG: usize = 4096;
 /// Requests that are made at once.
 const MAX_REQUESTS: usize = 64;
+/// The longest that a request may ask to wait.
+const MAX_DELAY: Duration = Duration::from_secs(60);
 /// How often a broken event stream is opened again before the process is given up.
 const ATTEMPTS: u32 = 5;
+/// How long a broken event stream may be the sign of a process that is about to end.
+const DYING: Duration = Duration::from_millis(300);
 /// The first pause before the event stream is opened again; each is twice the last.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -111,6 +115,8 @@ impl Server {
             let closed = match self.stream(port, &mut failures).await {
                 Ok(closed) | Err(closed) => closed,
             };
+            // The stream of a process that dies breaks off first; its end says more.
+            tokio::time::sleep(DYING).await;
             if !self.tell(&ToCodec::Closed { closed }).await {
                 return;
             }
@@ -181,6 +187,9 @@ impl Server {
 
     async fn answered(&self, port: u16, request: Request) -> ToCodec {
         let id = request.id;
+        if request.delay_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(request.delay_ms).min(MAX_DELAY)).await;
+        }
         match self.fetch(port, request).await {
             Ok((status, body)) => ToCodec::Answer { id, status, body },
             Err(error) => ToCodec::Failed { id, error },

@@ -133,6 +133,7 @@ async fn input_goes_in_and_output_and_the_end_come_out_in_order() {
     let (_tasks, mut io) = run("read a; echo \"got $a\"; echo why >&2; exit 3", Transport::Stdio).await;
     io.send(Bytes::from_static(b"hello\n")).await.unwrap();
     assert_eq!(all(&mut io).await, ("got hello\n".to_owned(), Some(3), "why\n".to_owned()));
+    io.end().await;
 }
 
 #[tokio::test]

@@ -1,0 +1,216 @@
+//! API keys: `kt_live_` or `kt_test_`, 32 random base-62 characters, 6 of checksum.
+//!
+//! A key has 190 bits of chance, so a keyed hash (HMAC-SHA-256) is enough to store it by; slow hashes protect passwords. The
+//! checksum lets secret scanners tell a real key from look-alikes, and lets us refuse garbage without asking the store.
+
+use std::collections::HashMap;
+use std::sync::RwLock;
+
+use karta_store::{KeyRow, Keyring, Store};
+use karta_types::scope::Scopes;
+use karta_types::{Clock, ErrorCode, KeyId, OrgId, ProjectId, Rng, Secret, Timestamp};
+
+use crate::gate::Principal;
+use crate::{Error, Result};
+
+const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+const RANDOM: usize = 32;
+const CHECK: usize = 6;
+
+/// Live keys and test keys are the same but for their prefix: a test key in a public place is no incident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    /// `kt_live_`
+    Live,
+    /// `kt_test_`
+    Test,
+}
+
+impl Environment {
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Live => "kt_live_",
+            Self::Test => "kt_test_",
+        }
+    }
+}
+
+/// A new key's text.
+fn generate(environment: Environment, rng: &dyn Rng) -> String {
+    let mut key = environment.prefix().to_owned();
+    let mut byte = [0u8; 1];
+    while key.len() < environment.prefix().len() + RANDOM {
+        rng.fill(&mut byte);
+        // 248 is the largest multiple of 62 in a byte: above it some letters would come more often.
+        if byte[0] < 248 {
+            key.push(char::from(ALPHABET[usize::from(byte[0] % 62)]));
+        }
+    }
+    let check = checksum(&key);
+    key.push_str(&check);
+    key
+}
+
+/// CRC-32 (IEEE) of the key so far, in base 62.
+fn checksum(text: &str) -> String {
+    let mut crc = u32::MAX;
+    for byte in text.bytes() {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
+        }
+    }
+    crc = !crc;
+    let mut digits = [b'0'; CHECK];
+    for digit in digits.iter_mut().rev() {
+        *digit = ALPHABET[(crc % 62) as usize];
+        crc /= 62;
+    }
+    digits.iter().map(|&digit| char::from(digit)).collect()
+}
+
+/// Whether the text has the form of a key, checksum included.
+pub fn well_formed(token: &str) -> bool {
+    let Some(rest) = token.strip_prefix("kt_live_").or_else(|| token.strip_prefix("kt_test_")) else {
+        return false;
+    };
+    rest.len() == RANDOM + CHECK
+        && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        && token.split_at(token.len() - CHECK).1 == checksum(token.split_at(token.len() - CHECK).0)
+}
+
+/// What a new key is for.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    /// For people.
+    pub name: String,
+    /// Live or test.
+    pub environment: Environment,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// The one project it is for.
+    pub project: Option<ProjectId>,
+}
+
+/// Mints a key. Its text is in the answer and nowhere else.
+///
+/// # Errors
+/// The store can't write.
+pub async fn mint(
+    store: &Store,
+    keyring: &Keyring,
+    clock: &dyn Clock,
+    rng: &dyn Rng,
+    org: OrgId,
+    new: NewKey,
+) -> Result<(KeyRow, Secret)> {
+    let text = generate(new.environment, rng);
+    let row = KeyRow {
+        id: KeyId::new(clock, rng),
+        org,
+        name: new.name,
+        prefix: text[..12].to_owned(),
+        last4: text[text.len() - 4..].to_owned(),
+        digest: keyring.digest_key(&text),
+        scopes: new.scopes,
+        project: new.project,
+        created_at: clock.now(),
+        expires_at: None,
+        revoked_at: None,
+        last_used_at: None,
+    };
+    store.key_insert(&row).await?;
+    Ok((row, Secret::new(text)))
+}
+
+/// Keys that were seen, by their keyed hash: the hot path asks nobody.
+#[derive(Debug, Default)]
+pub struct Cache(RwLock<HashMap<[u8; 32], Known>>);
+
+#[derive(Debug, Clone)]
+struct Known {
+    principal: Principal,
+    expires_at: Option<Timestamp>,
+}
+
+impl Cache {
+    /// Whose token this is.
+    ///
+    /// # Errors
+    /// `unauthorized` for what is no key, is unknown, expired or revoked: always the same words.
+    pub async fn authenticate(
+        &self,
+        store: &Store,
+        keyring: &Keyring,
+        clock: &dyn Clock,
+        token: &str,
+    ) -> Result<Principal> {
+        let refused = || Error::told(ErrorCode::Unauthorized, "the bearer token is not a valid key");
+        if !well_formed(token) {
+            return Err(refused());
+        }
+        let digest = keyring.digest_key(token);
+        if let Some(known) = self.get(&digest) {
+            return known.check(clock).ok_or_else(refused);
+        }
+        let row = store.key_by_digest(&digest).await?.ok_or_else(refused)?;
+        if row.revoked_at.is_some() {
+            return Err(refused());
+        }
+        let known = Known {
+            principal: Principal { org: row.org, key: row.id, scopes: row.scopes, project: row.project },
+            expires_at: row.expires_at,
+        };
+        self.insert(digest, known.clone());
+        known.check(clock).ok_or_else(refused)
+    }
+
+    /// Forgets everything: after a revocation the store is asked again.
+    pub fn clear(&self) {
+        if let Ok(mut map) = self.0.write() {
+            map.clear();
+        }
+    }
+
+    fn get(&self, digest: &[u8; 32]) -> Option<Known> {
+        self.0.read().ok()?.get(digest).cloned()
+    }
+
+    fn insert(&self, digest: [u8; 32], known: Known) {
+        if let Ok(mut map) = self.0.write() {
+            // Only keys that exist get here, but an organisation may own very many.
+            if map.len() >= 100_000 {
+                map.clear();
+            }
+            map.insert(digest, known);
+        }
+    }
+}
+
+impl Known {
+    fn check(self, clock: &dyn Clock) -> Option<Principal> {
+        let alive = self.expires_at.is_none_or(|expires| clock.now() < expires);
+        alive.then_some(self.principal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use karta_types::rng::Seeded;
+
+    #[test]
+    fn a_key_knows_its_checksum() {
+        let rng = Seeded::new(1);
+        for environment in [Environment::Live, Environment::Test] {
+            let key = generate(environment, &rng);
+            assert!(well_formed(&key), "{key}");
+            assert_eq!(key.len(), 8 + RANDOM + CHECK);
+            let mut broken = key.clone().into_bytes();
+            broken[20] = if broken[20] == b'a' { b'b' } else { b'a' };
+            assert!(!well_formed(&String::from_utf8(broken).unwrap()));
+        }
+        assert!(!well_formed("kt_live_é"));
+        assert!(!well_formed(""));
+    }
+}

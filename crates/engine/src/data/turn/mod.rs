@@ -1,0 +1,14 @@
+//! Turns: admitted, run, folded.
+
+pub mod admit;
+pub mod fold;
+pub mod machine;
+pub mod meter;
+mod process;
+pub mod run;
+pub mod settle;
+
+pub use admit::{Accepted, OnBusy, SendMessage};
+pub use fold::{Answer, Fold};
+
+pub(crate) use process::too_many_processes;

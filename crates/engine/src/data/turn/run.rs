@@ -1,0 +1,688 @@
+//! The runner: one task for each session that is alive. It owns the session (nobody else appends), its process and its queue.
+//!
+//! Its loop is: take what comes next, step the machine, commit what the machine wants told, show it, then do the rest. A crash at
+//! any point leaves a journal that [`crate::data::recovery`] can finish.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use karta_harness::Input;
+use karta_store::{Commit, SessionRow, TurnChange, TurnRow};
+use karta_types::event::Answerer;
+use karta_types::message::{Answer, Content, Message};
+use karta_types::session::{Participant, PermissionMode, ReleasePin, SessionStatus, Turn, TurnState};
+use karta_types::usage::Metered;
+use karta_types::{Body, ErrorCode, KeyId, OrgId, Problem, RequestId, Seq, SessionId, Timestamp, TurnId};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::data::journal::{Live, Writer};
+use crate::data::projects::Loaded;
+use crate::data::turn::admit::{OnBusy, Started};
+use crate::data::turn::machine::{Effect, Stimulus};
+use crate::data::turn::meter::Meter;
+use crate::data::turn::process::{self, Heard, Running};
+use crate::{Engine, Error, Result};
+
+/// Chunks of output taken in before what they say is committed together.
+const BURST: usize = 64;
+
+/// A message that wants a turn.
+#[derive(Debug)]
+pub struct NewTurn {
+    /// The turn's id.
+    pub id: TurnId,
+    /// The key it came with.
+    pub key: KeyId,
+    /// Its parts.
+    pub content: Vec<Content>,
+    /// The agent asked for.
+    pub agent: Option<String>,
+    /// Who speaks.
+    pub participant: Option<Participant>,
+    /// Whether to show thinking.
+    pub thinking: bool,
+    /// When it was accepted.
+    pub at: Timestamp,
+}
+
+/// What a runner is told to do.
+#[derive(Debug)]
+pub enum Order {
+    /// A message.
+    Send {
+        /// The turn.
+        turn: Arc<NewTurn>,
+        /// What if one runs.
+        on_busy: OnBusy,
+        /// Taken or not.
+        reply: oneshot::Sender<Result<Started>>,
+    },
+    /// An answer to a question.
+    Answer {
+        /// The question.
+        request: RequestId,
+        /// The answer.
+        answer: Answer,
+        /// Who.
+        by: Answerer,
+        /// Whether the question was open, and the running turn.
+        reply: oneshot::Sender<Option<Started>>,
+    },
+    /// Stop the running turn.
+    Interrupt {
+        /// Whether there was one.
+        reply: oneshot::Sender<bool>,
+    },
+    /// Another agent takes over from the next turn on.
+    HandOff {
+        /// Who.
+        to: Option<String>,
+        /// Done.
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// Another permission mode, from now on.
+    Mode(PermissionMode),
+    /// The conversation so far, for harnesses that tell it themselves.
+    History {
+        /// The conversation.
+        reply: oneshot::Sender<Result<Vec<Message>>>,
+    },
+    /// End: the session is being erased.
+    Close {
+        /// The process is gone.
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// A turn that runs.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub(super) new: Arc<NewTurn>,
+    pub(super) started: Timestamp,
+    pub(super) first_text: Option<Timestamp>,
+    /// The session's last event before it.
+    head: Seq,
+}
+
+/// The runner of one session.
+pub(super) struct Runner {
+    pub(super) engine: Engine,
+    pub(super) row: SessionRow,
+    pub(super) writer: Writer,
+    pub(super) live: Arc<Live>,
+    pub(super) meter: Arc<Meter>,
+    pub(super) running: Option<Running>,
+    pub(super) current: Option<Current>,
+    queue: VecDeque<Arc<NewTurn>>,
+    history: Vec<oneshot::Sender<Result<Vec<Message>>>>,
+    exhausted_to: mpsc::Sender<Box<Problem>>,
+    exhausted: mpsc::Receiver<Box<Problem>>,
+    idle_since: Timestamp,
+    closed: bool,
+}
+
+/// Why a runner ends before its time.
+pub(super) enum Fatal {
+    /// Another owner took the session: this one is silent from here on.
+    Fenced,
+    /// The store can't be written; recovery finishes the turn at the next start.
+    Store(Error),
+}
+
+impl Engine {
+    /// The way to the session's runner; starts one if there is none.
+    pub(crate) fn runner(&self, org: OrgId, session: SessionId) -> mpsc::Sender<Order> {
+        let engine = self.clone();
+        self.hub().runner(session, move |orders| {
+            let tasks = engine.tasks().clone();
+            tasks.spawn(run(engine, org, session, orders));
+        })
+    }
+}
+
+async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::Receiver<Order>) {
+    let row = match engine.store().session_own(org, session, engine.clock().now()).await {
+        Ok(row) => row,
+        Err(error) => {
+            engine.hub().retire(session, &mut orders);
+            let error = Error::from(error);
+            tracing::error!(%session, error = error.chain(), "taking the session over");
+            return;
+        }
+    };
+    let (exhausted_to, exhausted) = mpsc::channel(1);
+    let mut runner = Runner {
+        writer: Writer::new(session, row.head, "karta"),
+        live: engine.hub().live(session),
+        meter: Arc::default(),
+        running: None,
+        current: None,
+        queue: VecDeque::new(),
+        history: Vec::new(),
+        exhausted_to,
+        exhausted,
+        idle_since: engine.clock().now(),
+        closed: false,
+        row,
+        engine: engine.clone(),
+    };
+    let end = Box::pin(runner.serve(&mut orders)).await;
+    match end {
+        Ok(()) => {}
+        Err(Fatal::Fenced) => tracing::warn!(%session, "another owner took the session"),
+        Err(Fatal::Store(error)) => {
+            tracing::error!(%session, error = error.chain(), "the session's runner gave up");
+        }
+    }
+    if let Some(running) = runner.running.take() {
+        running.end().await;
+    }
+    engine.hub().retire(session, &mut orders);
+}
+
+/// What happened.
+enum Next {
+    Order(Option<Order>),
+    Heard(Heard),
+    Exhausted(Option<Box<Problem>>),
+    Deadline,
+    Stopping,
+}
+
+impl Runner {
+    async fn serve(&mut self, orders: &mut mpsc::Receiver<Order>) -> Result<(), Fatal> {
+        loop {
+            let deadline = self.deadline();
+            let next = {
+                let now = self.engine.clock().now();
+                let sleep = deadline.map_or(Duration::from_secs(3600), |at| at.since(now));
+                let running = &mut self.running;
+                tokio::select! {
+                    biased;
+                    order = orders.recv() => Next::Order(order),
+                    problem = self.exhausted.recv() => Next::Exhausted(problem),
+                    heard = process::hear(running.as_mut()) => Next::Heard(heard),
+                    () = self.engine.tasks().stopping() => Next::Stopping,
+                    () = tokio::time::sleep(sleep) => Next::Deadline,
+                }
+            };
+            match next {
+                Next::Order(Some(order)) => self.obey(order).await?,
+                Next::Order(None) => return Ok(()),
+                Next::Exhausted(Some(problem)) => {
+                    self.step(Stimulus::BudgetExhausted(problem)).await?;
+                }
+                Next::Exhausted(None) => {}
+                Next::Heard(heard) => self.heard(heard).await?,
+                Next::Deadline
+                    if self.current.is_some() || self.running.as_ref().is_some_and(Running::starting) =>
+                {
+                    self.step(Stimulus::Tick).await?;
+                }
+                Next::Deadline => {
+                    if self.idle_out() {
+                        return Ok(());
+                    }
+                }
+                Next::Stopping => return self.stop_for_shutdown().await,
+            }
+            self.go_on().await?;
+            if self.closed {
+                return Ok(());
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        let machine = self.running.as_ref().and_then(|running| running.machine.deadline());
+        let idle = self
+            .current
+            .is_none()
+            .then(|| self.idle_since.plus(Duration::from_secs(self.engine.settings().limits.idle_seconds)));
+        machine.into_iter().chain(idle).min()
+    }
+
+    /// Whether nothing has happened for long enough to let everything go.
+    fn idle_out(&self) -> bool {
+        let limit = Duration::from_secs(self.engine.settings().limits.idle_seconds);
+        self.current.is_none() && self.engine.clock().now() >= self.idle_since.plus(limit)
+    }
+
+    async fn obey(&mut self, order: Order) -> Result<(), Fatal> {
+        // Whoever asked may have gone: that an answer can't be given is never an error here.
+        match order {
+            Order::Send { turn, on_busy, reply } => {
+                let answer = self.take(turn, on_busy).await;
+                let (told, fatal) = match answer {
+                    Ok(told) => (told, None),
+                    Err(fatal) => {
+                        (Err(Error::told(ErrorCode::Internal, "the session can't be written")), Some(fatal))
+                    }
+                };
+                let _ = reply.send(told);
+                fatal.map_or(Ok(()), Err)
+            }
+            Order::Answer { request, answer, by, reply } => {
+                let open = self.running.as_ref().is_some_and(|running| running.machine.asks(request));
+                let started = self.current.as_ref().filter(|_| open).map(|current| Started {
+                    turn: current.new.id,
+                    head: self.writer.head,
+                    queued: false,
+                    fresh: false,
+                });
+                if open {
+                    self.step(Stimulus::Answer { request, answer, by }).await?;
+                }
+                let _ = reply.send(started);
+                Ok(())
+            }
+            Order::Interrupt { reply } => {
+                let busy = self.current.is_some();
+                if busy {
+                    self.step(Stimulus::Interrupt).await?;
+                }
+                let _ = reply.send(busy);
+                Ok(())
+            }
+            Order::HandOff { to, reply } => {
+                let from = self.row.current_agent.clone();
+                let done = if from == to { Ok(()) } else { self.hand_off(from, to).await };
+                let _ = reply.send(Ok(()));
+                done
+            }
+            Order::Mode(mode) => {
+                self.row.permission_mode = mode;
+                self.step(Stimulus::Mode(mode)).await
+            }
+            Order::History { reply } => self.tell_history(reply).await,
+            Order::Close { reply } => {
+                if let Some(running) = self.running.take() {
+                    running.end().await;
+                }
+                self.closed = true;
+                let _ = reply.send(());
+                Ok(())
+            }
+        }
+    }
+
+    /// A message is taken: begun, queued, joined to the running turn, or refused.
+    async fn take(&mut self, new: Arc<NewTurn>, on_busy: OnBusy) -> Result<Result<Started>, Fatal> {
+        let Some(current) = &self.current else {
+            let started = Started { turn: new.id, head: self.writer.head, queued: false, fresh: true };
+            return Ok(self.begin(new).await?.map(|()| started));
+        };
+        let running = current.new.id;
+        // The same message again, sent while its turn runs or waits.
+        if running == new.id || self.queue.iter().any(|waiting| waiting.id == new.id) {
+            let (head, queued) = (current.head, running != new.id);
+            return Ok(Ok(Started { turn: new.id, head, queued, fresh: true }));
+        }
+        let joins = on_busy == OnBusy::Steer
+            && self.running.as_ref().is_some_and(|running| running.capabilities.steer && !running.starting());
+        if joins {
+            let input = self.input(&new).await;
+            return match input {
+                Ok(input) => {
+                    self.step(Stimulus::Steer(input)).await?;
+                    Ok(Ok(Started { turn: running, head: self.writer.head, queued: false, fresh: false }))
+                }
+                Err(error) => Ok(Err(error)),
+            };
+        }
+        if on_busy == OnBusy::Reject {
+            return Ok(Err(Error::from(
+                Problem::new(ErrorCode::TurnInProgress, "a turn is running in this session")
+                    .with("turn_id", running.to_string()),
+            )));
+        }
+        if self.queue.len() >= self.engine.settings().limits.queue {
+            return Ok(Err(Error::told(ErrorCode::Overloaded, "too many messages wait in this session")));
+        }
+        let record = self.record(&new, TurnState::Queued, None, None);
+        if let Err(error) = self.commit(vec![], Some(TurnChange::Queue(record)), |_| {}).await? {
+            return Ok(Err(error));
+        }
+        let started = Started { turn: new.id, head: self.writer.head, queued: true, fresh: true };
+        if on_busy == OnBusy::Interrupt {
+            self.queue.push_front(new);
+            self.step(Stimulus::Interrupt).await?;
+        } else {
+            self.queue.push_back(new);
+        }
+        Ok(Ok(started))
+    }
+
+    /// Starts the next queued turn, if nothing runs.
+    async fn go_on(&mut self) -> Result<(), Fatal> {
+        while self.current.is_none()
+            && let Some(next) = self.queue.pop_front()
+        {
+            let id = next.id;
+            if let Err(error) = self.begin(next).await? {
+                self.fail_queued(id, &error).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A turn begins: it is in the journal before anything runs for it.
+    async fn begin(&mut self, new: Arc<NewTurn>) -> Result<Result<()>, Fatal> {
+        let release = match self.pin().await {
+            Ok(release) => release,
+            Err(error) => return Ok(Err(error)),
+        };
+        let now = self.engine.clock().now();
+        let agent = new.agent.clone().or_else(|| self.row.current_agent.clone());
+        let start = Body::TurnStart {
+            release: release.release_ref(),
+            agent: agent.clone(),
+            participant: new.participant.clone(),
+            isolation: self.row.isolation,
+            queued_ms: u64::try_from(now.since(new.at).as_millis()).unwrap_or(u64::MAX),
+        };
+        self.writer.set_source(release.harness.id());
+        let record = self.record(&new, TurnState::Running, Some(&release), Some(now));
+        let pinned = match self.row.release_pin {
+            ReleasePin::Session if self.row.pinned_version.is_none() => Some(release.row.version),
+            _ => None,
+        };
+        self.current =
+            Some(Current { new: new.clone(), started: now, first_text: None, head: self.writer.head });
+        let version = release.row.version;
+        let begun = self
+            .commit(vec![(start, None)], Some(TurnChange::Begin(record)), |commit| {
+                commit.status = Some(SessionStatus::Running);
+                commit.last_version = Some(version);
+                commit.pinned_version = pinned;
+            })
+            .await?;
+        if let Err(error) = begun {
+            self.current = None;
+            return Ok(Err(error));
+        }
+        self.row.last_version = Some(version);
+        self.row.pinned_version = self.row.pinned_version.or(pinned);
+        self.meter.begin(new.id, version);
+        if let Err(error) = self.drive(&new, &release, agent.as_deref()).await? {
+            self.fail_current(&error).await?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// The process is there (again) and gets the message.
+    async fn drive(
+        &mut self,
+        new: &Arc<NewTurn>,
+        release: &Arc<Loaded>,
+        agent: Option<&str>,
+    ) -> Result<Result<()>, Fatal> {
+        let notices = match self.ensure_process(release, agent).await {
+            Ok(notices) => notices,
+            Err(error) => return Ok(Err(error)),
+        };
+        if !notices.is_empty() {
+            let bodies = notices.into_iter().map(|body| (body, None)).collect();
+            if let Err(error) = self.commit(bodies, None, |_| {}).await? {
+                return Ok(Err(error));
+            }
+        }
+        match self.input(new).await {
+            Ok(mut input) => {
+                if let Input::Message { agent: asked, .. } = &mut input {
+                    *asked = agent.map(str::to_owned);
+                }
+                self.step(Stimulus::Begin(input)).await?;
+                Ok(Ok(()))
+            }
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    /// The release this turn is pinned to, from its start to its end.
+    async fn pin(&mut self) -> Result<Arc<Loaded>> {
+        let row = &self.row;
+        self.engine.release_for(row.org, row.project, row.release_pin, row.pinned_version).await
+    }
+
+    async fn heard(&mut self, heard: Heard) -> Result<(), Fatal> {
+        match heard {
+            Heard::Output(first) => {
+                let mut effects = Vec::new();
+                let now = self.engine.clock().now();
+                if let Some(running) = &mut self.running {
+                    running.machine.step(now, Stimulus::Output(&first), &mut effects);
+                    for _ in 1..BURST {
+                        let Some(more) = running.try_hear() else { break };
+                        running.machine.step(now, Stimulus::Output(&more), &mut effects);
+                    }
+                }
+                self.perform(effects).await
+            }
+            Heard::Exited { status, stderr } => {
+                self.step(Stimulus::Exited { status, stderr: &stderr }).await?;
+                if let Some(running) = self.running.take() {
+                    running.end().await;
+                }
+                for reply in self.history.drain(..) {
+                    let _ = reply.send(Err(Error::told(ErrorCode::HarnessFailed, "the harness is gone")));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// One step of the machine, and everything that follows from it.
+    pub(super) async fn step(&mut self, stimulus: Stimulus<'_>) -> Result<(), Fatal> {
+        let mut effects = Vec::new();
+        let now = self.engine.clock().now();
+        if let Some(running) = &mut self.running {
+            running.machine.step(now, stimulus, &mut effects);
+        }
+        self.perform(effects).await
+    }
+
+    /// Commits what is to be told, then does the rest in order.
+    pub(super) async fn perform(&mut self, effects: Vec<Effect>) -> Result<(), Fatal> {
+        let mut bodies: Vec<(Body, Option<Bytes>)> = Vec::new();
+        let mut later = Vec::new();
+        let mut ending = None;
+        let mut native = None;
+        for effect in effects {
+            match effect {
+                Effect::Emit(body, raw) => {
+                    self.note(&body);
+                    bodies.push((body, raw));
+                }
+                Effect::Native(id) => native = Some(id),
+                Effect::Used { model, usage, cost } => self.count(&model, usage, cost).await,
+                Effect::History(messages) => {
+                    for reply in self.history.drain(..) {
+                        let _ = reply.send(Ok(messages.clone()));
+                    }
+                }
+                Effect::Ended(end) => ending = Some(end),
+                write_or_kill => later.push(write_or_kill),
+            }
+        }
+        if let Some(native) = &native {
+            self.row.native = Some(native.clone());
+        }
+        if let Some(ending) = ending {
+            self.settle(bodies, ending, native).await?;
+        } else if !bodies.is_empty() || native.is_some() {
+            let status = self.current.as_ref().map(|_| self.status());
+            let told = self
+                .commit(bodies, None, |commit| {
+                    commit.status = status;
+                    commit.native = native;
+                })
+                .await?;
+            if let Err(error) = told {
+                return Box::pin(self.step(Stimulus::Broken(Box::new(error.problem())))).await;
+            }
+        }
+        for effect in later {
+            if let Some(running) = &mut self.running {
+                match effect {
+                    Effect::Write(bytes) => running.write(bytes).await,
+                    Effect::Kill => running.kill(),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> SessionStatus {
+        let waits = self.running.as_ref().is_some_and(|running| running.machine.waiting());
+        if waits { SessionStatus::Waiting } else { SessionStatus::Running }
+    }
+
+    fn note(&mut self, body: &Body) {
+        if let (Some(current), Body::Text { .. }) = (&mut self.current, body) {
+            let now = self.engine.clock().now();
+            current.first_text.get_or_insert(now);
+        }
+    }
+
+    /// Commits a step of the turn, then shows it. An inner error is one the caller can go on after.
+    pub(super) async fn commit(
+        &mut self,
+        bodies: Vec<(Body, Option<Bytes>)>,
+        turn: Option<TurnChange>,
+        more: impl FnOnce(&mut Commit),
+    ) -> Result<Result<()>, Fatal> {
+        let id = self.current.as_ref().map(|current| current.new.id);
+        self.commit_for(id, bodies, turn, more).await
+    }
+
+    /// Commits events of this turn, which may be one that never ran.
+    pub(super) async fn commit_for(
+        &mut self,
+        id: Option<TurnId>,
+        bodies: Vec<(Body, Option<Bytes>)>,
+        turn: Option<TurnChange>,
+        more: impl FnOnce(&mut Commit),
+    ) -> Result<Result<()>, Fatal> {
+        let at = self.engine.clock().now();
+        let before = self.writer.head;
+        let (mut asked, mut resolved) = (Vec::new(), Vec::new());
+        for (body, _) in &bodies {
+            match body {
+                Body::InputRequired(input) => asked.push(input.clone()),
+                Body::InputResolved { request_id, decision, by } => {
+                    resolved.push((*request_id, *decision, by.clone()));
+                }
+                _ => {}
+            }
+        }
+        let batch = self.writer.encode(at, id, bodies);
+        let mut commit = Commit {
+            org: self.row.org,
+            session: self.row.id,
+            generation: self.row.generation,
+            head: before,
+            at,
+            chunk: batch.as_ref().map(crate::data::journal::Batch::to_chunk),
+            status: None,
+            native: None,
+            agent: None,
+            last_version: None,
+            pinned_version: None,
+            turn,
+            asked,
+            resolved,
+        };
+        more(&mut commit);
+        match self.engine.store().commit(commit).await {
+            Ok(()) => {
+                if let Some(batch) = batch {
+                    self.live.show(Arc::new(batch));
+                }
+                Ok(Ok(()))
+            }
+            Err(karta_store::Error::Fenced) => Err(Fatal::Fenced),
+            Err(karta_store::Error::Full) => {
+                self.writer.head = before;
+                self.engine.space_is_short();
+                Ok(Err(karta_store::Error::Full.into()))
+            }
+            Err(error) => Err(Fatal::Store(error.into())),
+        }
+    }
+
+    fn record(
+        &self,
+        new: &NewTurn,
+        state: TurnState,
+        release: Option<&Loaded>,
+        started_at: Option<Timestamp>,
+    ) -> TurnRow {
+        TurnRow {
+            org: self.row.org,
+            key: Some(new.key),
+            turn: Turn {
+                id: new.id,
+                session_id: self.row.id,
+                release: release.map(Loaded::release_ref),
+                agent: new.agent.clone().or_else(|| self.row.current_agent.clone()),
+                participant: new.participant.clone(),
+                state,
+                stop_reason: None,
+                error: None,
+                usage: Metered::default(),
+                models: Vec::new(),
+                created_at: new.at,
+                started_at,
+                first_text_at: None,
+                ended_at: None,
+            },
+        }
+    }
+
+    async fn hand_off(&mut self, from: Option<String>, to: Option<String>) -> Result<(), Fatal> {
+        let body = Body::AgentChanged { from, to: to.clone() };
+        let agent = to.clone();
+        let done = self.commit(vec![(body, None)], None, |commit| commit.agent = Some(agent)).await?;
+        if done.is_ok() {
+            self.row.current_agent = to;
+        }
+        Ok(())
+    }
+
+    async fn tell_history(&mut self, reply: oneshot::Sender<Result<Vec<Message>>>) -> Result<(), Fatal> {
+        if self.running.is_none() {
+            let agent = self.row.current_agent.clone();
+            let ready = match self.pin().await {
+                Ok(release) => self.ensure_process(&release, agent.as_deref()).await.map(|_| ()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = ready {
+                let _ = reply.send(Err(error));
+                return Ok(());
+            }
+        }
+        self.history.push(reply);
+        self.step(Stimulus::History).await
+    }
+
+    /// Takes the next queued turn, to end it.
+    pub(super) fn next_queued(&mut self) -> Option<TurnId> {
+        self.queue.pop_front().map(|new| new.id)
+    }
+
+    pub(super) fn exhausted_to(&self) -> mpsc::Sender<Box<Problem>> {
+        self.exhausted_to.clone()
+    }
+
+    /// The turn is over: what waits may go on, and idleness begins.
+    pub(super) fn rest(&mut self) {
+        self.current = None;
+        self.idle_since = self.engine.clock().now();
+        // Said about the turn that just ended; the next one is asked anew.
+        while self.exhausted.try_recv().is_ok() {}
+    }
+}

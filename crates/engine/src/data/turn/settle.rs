@@ -1,0 +1,161 @@
+//! How a turn ends: counted, written, shown, exactly once.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use karta_store::{TurnChange, TurnEnd, UsageRow};
+use karta_types::session::{SessionStatus, TurnState};
+use karta_types::usage::Metered;
+use karta_types::{Body, ErrorCode, Micros, ModelCallId, Problem, TurnId, Usage};
+
+use crate::data::turn::machine::Ending;
+use crate::data::turn::run::{Fatal, Runner};
+use crate::{Error, Result};
+
+/// How often, and how far apart, a `done` is tried on a full disk before the turn is left to recovery.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(500);
+
+impl Runner {
+    /// Counts what a harness says it used, for those whose models pass no gateway.
+    pub(super) async fn count(&mut self, model: &str, usage: Usage, cost: Micros) {
+        self.meter.add(model, &usage, cost);
+        let (turn, release) = self.meter.turn();
+        let row = UsageRow {
+            id: ModelCallId::new(self.engine.clock(), self.engine.rng()),
+            org: self.row.org,
+            project: self.row.project,
+            session: self.row.id,
+            turn,
+            key: self.row.key,
+            end_user: self.row.end_user_id.clone(),
+            release,
+            provider: "harness".to_owned(),
+            model: model.to_owned(),
+            usage,
+            cost,
+            priced: true,
+            at: self.engine.clock().now(),
+        };
+        if let Err(error) = self.engine.gate().record(row).await {
+            tracing::error!(session = %self.row.id, error = error.chain(), "recording usage");
+        }
+    }
+
+    /// Writes the turn's last events and its `done` in one commit.
+    pub(super) async fn settle(
+        &mut self,
+        bodies: Vec<(Body, Option<Bytes>)>,
+        ending: Ending,
+        native: Option<String>,
+    ) -> Result<(), Fatal> {
+        let Some(current) = &self.current else { return Ok(()) };
+        let (id, started, first_text) = (current.new.id, current.started, current.first_text);
+        let (metered, models) = self.meter.end();
+        for attempt in 1.. {
+            let now = self.engine.clock().now();
+            let done = Body::Done {
+                status: ending.status,
+                text: ending.text.clone(),
+                usage: metered,
+                cost_micros: metered.cost_micros,
+                stop_reason: ending.stop_reason.clone(),
+                duration_ms: u64::try_from(now.since(started).as_millis()).unwrap_or(u64::MAX),
+            };
+            let change = TurnChange::End(TurnEnd {
+                id,
+                state: ending.status,
+                stop_reason: ending.stop_reason.clone(),
+                error: ending.error.as_ref().map(|problem| problem.error),
+                usage: metered,
+                models: models.clone(),
+                first_text_at: first_text,
+                ended_at: now,
+            });
+            let mut all = bodies.clone();
+            all.push((done, None));
+            let native = native.clone();
+            let written = self
+                .commit(all, Some(change), |commit| {
+                    commit.status = Some(SessionStatus::Idle);
+                    commit.native = native;
+                })
+                .await?;
+            match written {
+                Ok(()) => break,
+                // The ballast was dropped by now; there is room for a `done` unless somebody else took it.
+                Err(error) if attempt >= TRIES => return Err(Fatal::Store(error)),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+        self.rest();
+        Ok(())
+    }
+
+    /// The running turn can't go on.
+    pub(super) async fn fail_current(&mut self, error: &Error) -> Result<(), Fatal> {
+        if self.current.is_none() {
+            return Ok(());
+        }
+        let problem = log_and_tell(error);
+        let bodies = vec![(Body::Error(problem.clone()), None)];
+        let ending = Ending {
+            status: TurnState::Failed,
+            stop_reason: None,
+            text: String::new(),
+            error: Some(problem),
+        };
+        self.settle(bodies, ending, None).await
+    }
+
+    /// A queued turn can't begin. It still ends in one `done`.
+    pub(super) async fn fail_queued(&mut self, id: TurnId, error: &Error) -> Result<(), Fatal> {
+        let problem = log_and_tell(error);
+        let now = self.engine.clock().now();
+        let change = TurnChange::End(TurnEnd {
+            id,
+            state: TurnState::Failed,
+            stop_reason: None,
+            error: Some(problem.error),
+            usage: Metered::default(),
+            models: Vec::new(),
+            first_text_at: None,
+            ended_at: now,
+        });
+        let written = self.commit_for(Some(id), failed_bodies(problem), Some(change), |_| {}).await?;
+        written.map_err(Fatal::Store)
+    }
+
+    /// The server stops: the turn ends now, and says why.
+    pub(super) async fn stop_for_shutdown(&mut self) -> Result<(), Fatal> {
+        if let Some(running) = self.running.take() {
+            running.end().await;
+        }
+        let stopped = Error::told(ErrorCode::InterruptedByRestart, "the server was stopped during the turn");
+        self.fail_current(&stopped).await?;
+        while let Some(id) = self.next_queued() {
+            self.fail_queued(id, &stopped).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The events of a turn that failed before it began.
+fn failed_bodies(problem: Problem) -> Vec<(Body, Option<Bytes>)> {
+    let done = Body::Done {
+        status: TurnState::Failed,
+        text: String::new(),
+        usage: Metered::default(),
+        cost_micros: Micros::ZERO,
+        stop_reason: None,
+        duration_ms: 0,
+    };
+    vec![(Body::Error(problem), None), (done, None)]
+}
+
+fn log_and_tell(error: &Error) -> Problem {
+    if let Error::Internal { .. } = error {
+        tracing::error!(error = error.chain(), "a turn failed");
+    }
+    error.problem()
+}

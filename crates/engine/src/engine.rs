@@ -1,0 +1,439 @@
+//! The engine: everything that lives as long as the server.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use karta_sandbox::Driver;
+use karta_store::{Keyring, Options, OrgRow, Store};
+use karta_types::scope::Scopes;
+use karta_types::{Clock, ErrorCode, OrgId, Rng, Secret};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::control::keys::{Environment, NewKey, mint};
+use crate::control::local::Local;
+use crate::data::channels::Channels;
+use crate::data::hub::Hub;
+use crate::data::projects::{Catalogue, Loaded};
+use crate::data::turn::too_many_processes;
+use crate::gate::Gate;
+use crate::gateway::{self, Gateway};
+use crate::harnesses::Harnesses;
+use crate::settings::{Durability, Scripted, Settings};
+use crate::tasks::Tasks;
+use crate::{Error, Principal, Result};
+
+/// How often the house is kept: old journal, old replies, the ballast.
+const KEEPING: Duration = Duration::from_secs(60);
+/// How long a free place among the processes is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Karta without HTTP. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    store: Store,
+    keyring: Keyring,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+    gate: Arc<dyn Gate>,
+    hub: Hub,
+    catalogue: Catalogue,
+    channels: Arc<Channels>,
+    gateway: Gateway,
+    harnesses: Harnesses,
+    driver: Arc<dyn Driver>,
+    scripted: Arc<dyn Driver>,
+    processes: Arc<Semaphore>,
+    short_of_space: AtomicBool,
+    passed_env: Vec<(String, String)>,
+    tasks: Tasks,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("data", &self.0.settings.data).finish_non_exhaustive()
+    }
+}
+
+/// Makes an engine.
+pub struct Builder {
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+    program: Option<PathBuf>,
+    env: Vec<(String, String)>,
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// From these settings, with the machine's clock and randomness.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            clock: Arc::new(karta_types::time::System),
+            rng: Arc::new(karta_types::rng::System),
+            program: None,
+            env: Vec::new(),
+        }
+    }
+
+    /// With another clock and other randomness: for tests.
+    #[must_use]
+    pub fn with_world(mut self, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Self {
+        self.clock = clock;
+        self.rng = rng;
+        self
+    }
+
+    /// With the `karta` program, whose `play` command runs the scripted harness as a child process.
+    #[must_use]
+    pub fn with_program(mut self, program: PathBuf) -> Self {
+        self.program = Some(program);
+        self
+    }
+
+    /// With the environment that `pass_env` picks from.
+    #[must_use]
+    pub fn with_env(mut self, env: impl IntoIterator<Item = (String, String)>) -> Self {
+        let wanted = &self.settings.pass_env;
+        self.env = env.into_iter().filter(|(name, _)| wanted.contains(name)).collect();
+        self
+    }
+
+    /// Opens the store, recovers what a crash left, starts the model gateway.
+    ///
+    /// # Errors
+    /// The data directory can't be written, the store can't be opened, the isolation asked for is not available, a port is taken.
+    pub async fn open(self) -> Result<Engine> {
+        let Self { settings, clock, rng, program, env } = self;
+        prepare(&settings.data)?;
+        let keyring = Keyring::load_or_create(&settings.data.join("keys"), &*rng)?;
+        let url = settings
+            .database
+            .clone()
+            .unwrap_or_else(|| format!("sqlite:{}", settings.data.join("karta.db").display()));
+        let durability = match settings.durability {
+            Durability::Process => karta_store::Durability::Process,
+            Durability::Power => karta_store::Durability::Power,
+        };
+        let store = Store::open(Options { url, durability, keys: keyring.clone() }).await?;
+        let gate: Arc<dyn Gate> =
+            Arc::new(Local::new(store.clone(), keyring.clone(), clock.clone(), settings.budget));
+        let channels = Arc::new(Channels::new(keyring.clone()));
+        let config = gateway::Config::from_settings(&settings)
+            .map_err(|why| Error::told(ErrorCode::InvalidRequest, why))?;
+        let gateway = Gateway::start(config, channels.clone(), clock.clone(), rng.clone())
+            .await
+            .map_err(|error| Error::internal("starting the model gateway", error))?;
+        let sessions = settings.data.join("sessions");
+        let programs: HashMap<_, _> = program
+            .map(|program| (PLAYER.to_owned(), (program, vec!["play".to_owned()])))
+            .into_iter()
+            .collect();
+        let driver = karta_sandbox::registry::build(
+            &settings.isolation,
+            karta_sandbox::registry::Config {
+                root: sessions,
+                programs,
+                functions: HashMap::default(),
+                clock: clock.clone(),
+                rng: rng.clone(),
+            },
+        )?;
+        driver.check().await?;
+        let scripted = match settings.scripted {
+            Scripted::Process => driver.clone(),
+            Scripted::Memory => crate::data::player::driver(clock.clone(), rng.clone()),
+        };
+        let processes = Arc::new(Semaphore::new(settings.limits.processes));
+        let engine = Engine(Arc::new(Inner {
+            harnesses: Harnesses::new(settings.data.join("harnesses")),
+            settings,
+            store,
+            keyring,
+            clock,
+            rng,
+            gate,
+            hub: Hub::default(),
+            catalogue: Catalogue::default(),
+            channels,
+            gateway,
+            driver,
+            scripted,
+            processes,
+            short_of_space: AtomicBool::new(false),
+            passed_env: env,
+            tasks: Tasks::default(),
+        }));
+        engine.recover().await?;
+        let keeper = engine.clone();
+        engine.tasks().every(KEEPING, move || {
+            let engine = keeper.clone();
+            async move { engine.keep_house().await }
+        });
+        Ok(engine)
+    }
+}
+
+/// The name that the scripted harness gives its program.
+const PLAYER: &str = "karta-scripted-player";
+/// A file that is given up when the disk is full, so that what runs can still be ended in writing.
+const BALLAST: &str = "ballast";
+const BALLAST_BYTES: u64 = 16 << 20;
+
+fn prepare(data: &Path) -> Result<()> {
+    let fail = |source: std::io::Error| {
+        Error::told(
+            ErrorCode::StorageFull,
+            format!(
+                "the data directory `{}` can't be written: {source}; choose another with --data or KARTA_DATA",
+                data.display()
+            ),
+        )
+    };
+    std::fs::create_dir_all(data).map_err(fail)?;
+    let probe = data.join(".probe");
+    std::fs::write(&probe, b"karta").and_then(|()| std::fs::remove_file(&probe)).map_err(fail)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o700)).map_err(fail)?;
+    }
+    // Failing to set aside room is no reason not to start: it is tried again while the server runs.
+    let _ = set_ballast(data);
+    Ok(())
+}
+
+fn set_ballast(data: &Path) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let path = data.join(BALLAST);
+    if path.metadata().is_ok_and(|meta| meta.len() == BALLAST_BYTES) {
+        return Ok(());
+    }
+    let written = std::fs::File::create(&path).and_then(|mut file| {
+        // Real bytes: a hole would reserve nothing.
+        let block = vec![0x6b; 1 << 20];
+        for _ in 0..BALLAST_BYTES >> 20 {
+            file.write_all(&block)?;
+        }
+        file.sync_all()
+    });
+    if written.is_err() {
+        let _ = std::fs::remove_file(&path);
+    }
+    written
+}
+
+impl Engine {
+    /// Makes an engine from settings.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub async fn open(settings: Settings) -> Result<Self> {
+        Builder::new(settings).open().await
+    }
+
+    /// The organisation with this slug, made if it does not exist.
+    ///
+    /// # Errors
+    /// The store can't be written.
+    pub async fn ensure_org(&self, slug: &str) -> Result<OrgId> {
+        if let Some(row) = self.store().org_by_slug(slug).await? {
+            return Ok(row.id);
+        }
+        let row = OrgRow {
+            id: OrgId::new(self.clock(), self.rng()),
+            slug: slug.to_owned(),
+            name: slug.to_owned(),
+            created_at: self.clock().now(),
+        };
+        self.store().org_insert(&row).await?;
+        Ok(row.id)
+    }
+
+    /// The organisation's record.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn org(&self, who: &Principal) -> Result<OrgRow> {
+        self.store().org_get(who.org).await?.ok_or_else(|| Error::not_found("organisation"))
+    }
+
+    /// Mints a key with every scope for the organisation.
+    ///
+    /// # Errors
+    /// The store can't be written.
+    pub async fn bootstrap_key(&self, org: OrgId, environment: Environment, name: &str) -> Result<Secret> {
+        let new = NewKey { name: name.to_owned(), environment, scopes: Scopes::all(), project: None };
+        let (_, text) = self.mint_key(org, new).await?;
+        Ok(text)
+    }
+
+    /// Mints a key.
+    ///
+    /// # Errors
+    /// The store can't be written.
+    pub async fn mint_key(&self, org: OrgId, new: NewKey) -> Result<(karta_types::KeyId, Secret)> {
+        let (row, text) = mint(self.store(), &self.0.keyring, self.clock(), self.rng(), org, new).await?;
+        Ok((row.id, text))
+    }
+
+    /// Whether store and sandbox driver work; what is down, by name.
+    pub async fn ready(&self) -> Vec<(&'static str, Result<(), String>)> {
+        let store = self.store().ping().await.map_err(|error| crate::error::chain(&error));
+        let driver = self.0.driver.check().await.map_err(|error| crate::error::chain(&error));
+        let space = self.check_space().map_err(|error| error.to_string());
+        vec![("store", store), ("sandbox", driver), ("space", space)]
+    }
+
+    /// Ends every turn in writing, then everything else.
+    pub async fn shutdown(&self) {
+        if !self.tasks().shutdown(Duration::from_secs(15)).await {
+            tracing::warn!("some sessions did not end in time; the next start finishes their turns");
+        }
+        self.0.gateway.shutdown().await;
+        self.0.store.close().await;
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// Where everything is kept.
+    pub fn data_dir(&self) -> &Path {
+        &self.0.settings.data
+    }
+
+    /// Installed harnesses.
+    pub fn harnesses(&self) -> &Harnesses {
+        &self.0.harnesses
+    }
+
+    /// The control plane.
+    pub fn gate(&self) -> &Arc<dyn Gate> {
+        &self.0.gate
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.0.clock
+    }
+
+    /// The source of randomness.
+    pub fn rng(&self) -> &dyn Rng {
+        &*self.0.rng
+    }
+
+    /// Where tasks are started.
+    pub fn tasks(&self) -> &Tasks {
+        &self.0.tasks
+    }
+
+    /// How many sessions are alive in this process.
+    pub fn alive(&self) -> usize {
+        self.hub().count()
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.0.hub
+    }
+
+    pub(crate) fn catalogue(&self) -> &Catalogue {
+        &self.0.catalogue
+    }
+
+    pub(crate) fn channels(&self) -> &Arc<Channels> {
+        &self.0.channels
+    }
+
+    pub(crate) fn gateway(&self) -> &Gateway {
+        &self.0.gateway
+    }
+
+    pub(crate) fn passed_env(&self) -> Vec<(String, String)> {
+        self.0.passed_env.clone()
+    }
+
+    /// The driver for a harness's sessions.
+    pub(crate) fn driver(&self, harness: &str) -> Arc<dyn Driver> {
+        if harness == "scripted" { self.0.scripted.clone() } else { self.0.driver.clone() }
+    }
+
+    pub(crate) fn drivers(&self) -> [Arc<dyn Driver>; 1] {
+        [self.0.driver.clone()]
+    }
+
+    /// The program of a release's harness.
+    pub(crate) fn program(&self, release: &Loaded) -> Result<String> {
+        if release.harness.package().is_none() {
+            return Ok(PLAYER.to_owned());
+        }
+        self.0
+            .harnesses
+            .program(release.harness, Some(&release.row.harness.version))
+            .map(|installed| installed.program.display().to_string())
+            .map_err(|missing| Error::told(ErrorCode::HarnessNotInstalled, missing.to_string()))
+    }
+
+    /// A place among the processes that may run at once.
+    pub(crate) async fn process_permit(&self, harness: &str) -> Result<Option<OwnedSemaphorePermit>> {
+        if harness == "scripted" && self.0.settings.scripted == Scripted::Memory {
+            return Ok(None);
+        }
+        let waiting = self.0.processes.clone().acquire_owned();
+        match tokio::time::timeout(PATIENCE, waiting).await {
+            Ok(Ok(permit)) => Ok(Some(permit)),
+            _ => Err(too_many_processes(self.0.settings.limits.processes)),
+        }
+    }
+
+    /// The disk is full: the ballast goes, and no new turn begins until it is back.
+    pub(crate) fn space_is_short(&self) {
+        if !self.0.short_of_space.swap(true, Ordering::SeqCst) {
+            tracing::error!(data = %self.data_dir().display(), "the disk is full; no new turns until there is room");
+        }
+        let _ = std::fs::remove_file(self.data_dir().join(BALLAST));
+    }
+
+    /// # Errors
+    /// `storage_full` while the disk is.
+    pub(crate) fn check_space(&self) -> Result<()> {
+        if self.0.short_of_space.load(Ordering::SeqCst) {
+            return Err(Error::told(ErrorCode::StorageFull, "the disk under the data directory is full"));
+        }
+        Ok(())
+    }
+
+    async fn keep_house(&self) {
+        let now = self.clock().now();
+        let before = crate::data::sessions::expired_before(now, self.settings().journal_retention());
+        let kept = async {
+            while self.store().journal_expire(before, 1000).await? >= 1000 {}
+            self.store().idem_expire(now).await?;
+            Ok::<_, karta_store::Error>(())
+        };
+        if let Err(error) = kept.await {
+            tracing::error!(error = crate::error::chain(&error), "erasing what is past its time");
+        }
+        let data = self.data_dir().to_owned();
+        let room = tokio::task::spawn_blocking(move || set_ballast(&data)).await;
+        if matches!(room, Ok(Ok(()))) {
+            self.0.short_of_space.store(false, Ordering::SeqCst);
+        }
+    }
+}

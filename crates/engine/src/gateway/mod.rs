@@ -1,0 +1,176 @@
+//! The model gateway: the only way from a harness to a model provider.
+//!
+//! It listens on loopback. A harness is given a base URL and a token that is good for its session only; the provider's key is put in
+//! here and nowhere else. Answers pass byte for byte; what they used is read on the side, from the provider's own words. To add a
+//! provider: a file here and one line in [`provider::ALL`].
+
+mod anthropic;
+mod forward;
+mod openai;
+pub mod prices;
+mod provider;
+mod server;
+mod sse;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use karta_types::{Clock, Micros, ModelCallId, Rng, Secret, Timestamp, Usage};
+
+pub use prices::Prices;
+pub use provider::Provider;
+pub use server::Gateway;
+
+/// How the gateway is set up.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The providers it reaches.
+    pub upstreams: Vec<Upstream>,
+    /// What models cost.
+    pub prices: Prices,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// How long an answer may pause.
+    pub idle_timeout: Duration,
+}
+
+/// A provider, and the key for it.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// Which.
+    pub provider: Provider,
+    /// Where: the routes of its API are appended to it.
+    pub base_url: String,
+    /// The key.
+    pub key: Secret,
+}
+
+/// What went wrong while starting.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address can't be listened on.
+    #[error("listening on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The client to the providers can't be made.
+    #[error("setting up the client to the providers")]
+    Client(#[source] reqwest::Error),
+}
+
+/// One model call.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Its id.
+    pub id: ModelCallId,
+    /// The provider.
+    pub provider: Provider,
+    /// The model asked for.
+    pub model: String,
+    /// Whether the answer is a stream.
+    pub streaming: bool,
+    /// When it began.
+    pub at: Timestamp,
+}
+
+/// What a call used.
+#[derive(Debug, Clone)]
+pub struct Used {
+    /// The model, as the provider names it.
+    pub model: String,
+    /// Tokens.
+    pub usage: Usage,
+    /// The cost at list price; nothing when the model has none.
+    pub cost: Micros,
+    /// Whether the model has a list price.
+    pub priced: bool,
+    /// Whether the provider said all of it. If its answer was cut, output is estimated from what came.
+    pub complete: bool,
+}
+
+/// What went wrong with a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// The provider answered with this status.
+    Status(u16),
+    /// The provider can't be reached, or its answer broke off.
+    Broken(String),
+}
+
+/// The call may leave.
+#[derive(Debug, Clone, Copy)]
+pub struct Admitted;
+
+/// The call may not leave: nothing is left to spend.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// The level whose cap is used up.
+    pub level: String,
+    /// For people.
+    pub detail: String,
+}
+
+/// Knows whose token is whose.
+pub trait Authority: Send + Sync {
+    /// The session that the token is good for, from memory.
+    fn channel(&self, token: &str) -> Option<Arc<dyn Channel>>;
+}
+
+/// One session, as the gateway sees it.
+#[async_trait]
+pub trait Channel: Send + Sync {
+    /// May this call leave? Asked before a byte of it does.
+    async fn admit(&self, call: &Call) -> Result<Admitted, Refused>;
+    /// What the call used. Awaited before the last bytes of the answer are passed on.
+    async fn used(&self, call: &Call, used: Used);
+    /// The call went wrong.
+    fn trouble(&self, call: &Call, trouble: Trouble);
+}
+
+/// What the gateway works with.
+struct Shared {
+    config: Config,
+    authority: Arc<dyn Authority>,
+    client: reqwest::Client,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+}
+
+impl Config {
+    /// From the platform's settings.
+    ///
+    /// # Errors
+    /// The embedded price list can't be read: a mistake in the build.
+    pub fn from_settings(settings: &crate::Settings) -> Result<Self, String> {
+        let mut upstreams = Vec::new();
+        let configured = [
+            (Provider::Anthropic, &settings.providers.anthropic),
+            (Provider::OpenAi, &settings.providers.openai),
+        ];
+        for (provider, configured) in configured {
+            if let Some(configured) = configured {
+                let base = configured.base_url.as_deref().unwrap_or_else(|| provider.default_base());
+                upstreams.push(Upstream {
+                    provider,
+                    base_url: base.trim_end_matches('/').to_owned(),
+                    key: configured.key.clone(),
+                });
+            }
+        }
+        Ok(Self {
+            listen: settings.gateway_listen,
+            upstreams,
+            prices: Prices::list()?.with(settings.prices.clone()),
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(300),
+        })
+    }
+}

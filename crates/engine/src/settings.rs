@@ -1,0 +1,262 @@
+//! Settings: defaults, then the file, then `KARTA_*`, then flags. The file's tables are these structs; an unknown key is an error.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use karta_types::Secret;
+use serde::Deserialize;
+
+/// Everything that can be set.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where everything is kept. Made if it does not exist.
+    pub data: PathBuf,
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// Where the model gateway listens; port 0 takes any. Loopback, because only harnesses on this machine call it.
+    pub gateway_listen: SocketAddr,
+    /// The database: `sqlite:PATH`; absent is `karta.db` in the data directory.
+    pub database: Option<String>,
+    /// `process`: acknowledged means it survives the end of the process. `power`: also the end of power; slower.
+    pub durability: Durability,
+    /// How sessions are kept apart: `process`.
+    pub isolation: String,
+    /// Seconds that finished events stay replayable.
+    pub journal_retention_seconds: u64,
+    /// Model providers.
+    pub providers: Providers,
+    /// Models used where a folder names none.
+    pub model: Model,
+    /// Limits of turns and sessions.
+    pub limits: Limits,
+    /// Caps of the organisation.
+    pub budget: Caps,
+    /// What folders may start by themselves.
+    pub folder: Folder,
+    /// Environment variables let through to harnesses, by name. Never put secrets of the platform here.
+    pub pass_env: Vec<String>,
+    /// Prices that differ from the list, by model.
+    pub prices: BTreeMap<String, karta_types::money::Price>,
+    /// How the scripted harness runs: in memory, or as a real child process.
+    pub scripted: Scripted,
+}
+
+/// When a write counts as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// It survives the end of the process.
+    #[default]
+    Process,
+    /// It survives the end of power.
+    Power,
+}
+
+/// How the scripted harness runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scripted {
+    /// Inside the server.
+    #[default]
+    Memory,
+    /// As a child process, like a real one.
+    Process,
+}
+
+/// Model providers.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Providers {
+    /// Anthropic.
+    pub anthropic: Option<Provider>,
+    /// `OpenAI`.
+    pub openai: Option<Provider>,
+}
+
+/// How to reach a provider.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    /// The key. Better given by the environment than in the file.
+    pub key: Secret,
+    /// The base URL, if not the provider's own.
+    #[serde(default)]
+    pub base_url: Option<String>,
+}
+
+/// Models used where a folder names none.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    /// `anthropic` or `openai`; absent is the one that has a key, Anthropic first.
+    pub provider: Option<String>,
+    /// The model.
+    pub name: Option<String>,
+    /// The small model for helper calls.
+    pub small: Option<String>,
+}
+
+/// Limits, in whole seconds unless said.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// From start of a harness to its first sign of life.
+    pub start_seconds: u64,
+    /// Without a word from the harness during a turn.
+    pub silence_seconds: u64,
+    /// Retries of one model call by the harness, all together.
+    pub retry_seconds: u64,
+    /// A question without an answer; then it is refused.
+    pub approval_seconds: u64,
+    /// A whole turn, waiting for people apart.
+    pub turn_seconds: u64,
+    /// A harness without a turn keeps running this long.
+    pub idle_seconds: u64,
+    /// Messages that may wait in one session.
+    pub queue: usize,
+    /// Harness processes at once.
+    pub processes: usize,
+    /// Bytes of one request body.
+    pub body_bytes: usize,
+    /// Bytes of one tool's output kept in the journal; the rest is cut.
+    pub output_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            start_seconds: 60,
+            silence_seconds: 600,
+            retry_seconds: 180,
+            approval_seconds: 86_400,
+            turn_seconds: 7200,
+            idle_seconds: 600,
+            queue: 16,
+            processes: 64,
+            body_bytes: 16 << 20,
+            output_bytes: 256 << 10,
+        }
+    }
+}
+
+/// Caps for all time; absent is no cap. Periods and levels below the organisation come with the control plane.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Caps {
+    /// Cost in micro-dollars.
+    pub cost_micros: Option<i64>,
+    /// Fresh input and cache classes.
+    pub input_tokens: Option<u64>,
+    /// Output.
+    pub output_tokens: Option<u64>,
+    /// All classes.
+    pub total_tokens: Option<u64>,
+}
+
+/// What folders may start by themselves.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Folder {
+    /// Hook commands.
+    pub hooks: bool,
+    /// MCP servers.
+    pub mcp: bool,
+}
+
+impl Default for Folder {
+    fn default() -> Self {
+        Self { hooks: true, mcp: true }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("karta-data"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 4747)),
+            gateway_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            database: None,
+            durability: Durability::default(),
+            isolation: "process".to_owned(),
+            journal_retention_seconds: 86_400,
+            providers: Providers::default(),
+            model: Model::default(),
+            limits: Limits::default(),
+            budget: Caps::default(),
+            folder: Folder::default(),
+            pass_env: Vec::new(),
+            prices: BTreeMap::new(),
+            scripted: Scripted::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads a settings file's text.
+    ///
+    /// # Errors
+    /// Not TOML, an unknown key, a value of the wrong type: with line and column.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
+    /// Takes what the environment sets: `KARTA_DATA`, `KARTA_LISTEN`, `KARTA_DATABASE`, `KARTA_ISOLATION`, and the providers'
+    /// own variables `ANTHROPIC_API_KEY`, `ANTHROPIC_BASE_URL`, `OPENAI_API_KEY`, `OPENAI_BASE_URL`.
+    ///
+    /// # Errors
+    /// A value that can't be read, with the variable's name.
+    pub fn apply_env(&mut self, var: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
+        if let Some(data) = var("KARTA_DATA") {
+            self.data = data.into();
+        }
+        if let Some(listen) = var("KARTA_LISTEN") {
+            self.listen = listen
+                .parse()
+                .map_err(|_| format!("KARTA_LISTEN: `{listen}` is not an address like 127.0.0.1:4747"))?;
+        }
+        if let Some(database) = var("KARTA_DATABASE") {
+            self.database = Some(database);
+        }
+        if let Some(isolation) = var("KARTA_ISOLATION") {
+            self.isolation = isolation;
+        }
+        let provider = |key: &str, base: &str, known: &mut Option<Provider>| {
+            if let Some(value) = var(key).filter(|value| !value.is_empty()) {
+                *known = Some(Provider {
+                    key: Secret::new(value),
+                    base_url: known.take().and_then(|known| known.base_url),
+                });
+            }
+            if let (Some(url), Some(known)) = (var(base).filter(|url| !url.is_empty()), known.as_mut()) {
+                known.base_url = Some(url);
+            }
+        };
+        provider("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", &mut self.providers.anthropic);
+        provider("OPENAI_API_KEY", "OPENAI_BASE_URL", &mut self.providers.openai);
+        Ok(())
+    }
+
+    /// The provider, model and small model used where a folder names none.
+    pub fn default_model(&self) -> (String, String, String) {
+        let provider = self.model.provider.clone().unwrap_or_else(|| {
+            let openai = self.providers.anthropic.is_none() && self.providers.openai.is_some();
+            if openai { "openai" } else { "anthropic" }.to_owned()
+        });
+        let (name, small) = if provider == "openai" {
+            ("gpt-5", "gpt-5-mini")
+        } else {
+            ("claude-sonnet-4-5", "claude-haiku-4-5")
+        };
+        let name = self.model.name.clone().unwrap_or_else(|| name.to_owned());
+        let small = self.model.small.clone().unwrap_or_else(|| small.to_owned());
+        (provider, name, small)
+    }
+
+    /// How long finished events stay replayable.
+    pub const fn journal_retention(&self) -> Duration {
+        Duration::from_secs(self.journal_retention_seconds)
+    }
+}

@@ -1,0 +1,31 @@
+//! The native API, one file per noun.
+
+pub mod inputs;
+pub mod messages;
+pub mod projects;
+pub mod sessions;
+pub mod target;
+pub mod turns;
+pub mod usage;
+pub mod whoami;
+
+use karta_engine::Engine;
+use utoipa_axum::router::OpenApiRouter;
+
+/// Every route. The session routes stand twice: flat, and under their project.
+pub fn routes() -> OpenApiRouter<Engine> {
+    let sessions = || {
+        OpenApiRouter::new()
+            .merge(sessions::routes())
+            .merge(messages::routes())
+            .merge(turns::routes())
+            .merge(inputs::routes())
+    };
+    OpenApiRouter::new()
+        .nest("/v1/sessions", sessions().merge(sessions::flat()))
+        .nest("/v1/projects/{project}/sessions", sessions().merge(sessions::of_project()))
+        .nest("/v1/projects", projects::routes().merge(messages::of_project()))
+        .nest("/v1/inputs", inputs::of_org())
+        .nest("/v1/usage", usage::routes())
+        .nest("/v1/whoami", whoami::routes())
+}

@@ -1,0 +1,68 @@
+//! Who the credential is.
+
+use axum::Json;
+use axum::extract::State;
+use karta_engine::Engine;
+use karta_types::scope::Scope;
+use karta_types::{OrgId, ProjectId};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::auth::{May, READ};
+use crate::problem::Answer;
+
+/// The routes.
+pub fn routes() -> OpenApiRouter<Engine> {
+    OpenApiRouter::new().routes(routes!(read))
+}
+
+/// Who the credential is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Whoami {
+    /// Who.
+    pub principal: WhoamiPrincipal,
+    /// The organisation.
+    pub org: WhoamiOrg,
+    /// The role of a person; null for a key, which has scopes.
+    pub role: Option<String>,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// The one project it is for, if it is restricted.
+    pub project: Option<ProjectId>,
+}
+
+/// Who.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WhoamiPrincipal {
+    /// `key`.
+    pub kind: &'static str,
+    /// Its id.
+    pub id: String,
+}
+
+/// The organisation.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WhoamiOrg {
+    /// Its id.
+    pub id: OrgId,
+    /// Its readable name.
+    pub slug: String,
+    /// Its name for people.
+    pub name: String,
+}
+
+/// Who the credential is.
+#[utoipa::path(get, path = "", tag = "account",
+    responses((status = 200, body = Whoami), (status = "4XX", body = karta_types::Problem)))]
+async fn read(State(engine): State<Engine>, May(who): May<READ>) -> Answer<Json<Whoami>> {
+    let org = engine.org(&who).await?;
+    Ok(Json(Whoami {
+        principal: WhoamiPrincipal { kind: "key", id: who.key.to_string() },
+        org: WhoamiOrg { id: org.id, slug: org.slug, name: org.name },
+        role: None,
+        scopes: who.scopes.list(),
+        project: who.project,
+    }))
+}

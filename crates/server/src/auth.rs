@@ -1,0 +1,58 @@
+//! Permissions: a handler that is given a [`May`] was allowed to run.
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use karta_engine::{Engine, Error, Principal};
+use karta_types::ErrorCode;
+use karta_types::scope::Scope;
+
+use crate::problem::Failure;
+
+/// Proof that the caller's key is valid and has the scope: `May<READ>`, `May<WRITE>`, `May<ADMIN>`.
+#[derive(Debug, Clone)]
+pub struct May<const SCOPE: u8>(pub Principal);
+
+/// List things, usage, logs.
+pub const READ: u8 = 0;
+/// Sessions and turns.
+pub const WRITE: u8 = 1;
+/// Keys, members, budgets, activation.
+pub const ADMIN: u8 = 2;
+
+const fn scope_of(level: u8) -> Scope {
+    match level {
+        READ => Scope::Read,
+        WRITE => Scope::Write,
+        _ => Scope::Admin,
+    }
+}
+
+impl<const SCOPE: u8> FromRequestParts<Engine> for May<SCOPE> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, engine: &Engine) -> Result<Self, Failure> {
+        let token = parts
+            .headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| {
+                let (scheme, token) = value.split_once(' ')?;
+                scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+            })
+            .ok_or_else(|| {
+                Error::told(ErrorCode::Unauthorized, "there is no `Authorization: Bearer …` header")
+            })?;
+        let who = engine.gate().authenticate(token).await?;
+        let wanted = scope_of(SCOPE);
+        if !who.scopes.has(wanted) {
+            let has = who.scopes.to_string();
+            return Err(Error::told(
+                ErrorCode::Forbidden,
+                format!("this needs the scope `{wanted}`; the key has `{has}`"),
+            )
+            .into());
+        }
+        Ok(Self(who))
+    }
+}

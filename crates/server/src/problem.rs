@@ -1,0 +1,51 @@
+//! The one place where an error becomes an HTTP answer.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use karta_engine::Error;
+use karta_types::{ErrorCode, Problem};
+
+/// An error on its way out of a handler.
+#[derive(Debug)]
+pub struct Failure(pub Box<Problem>);
+
+/// What handlers return.
+pub type Answer<T> = Result<T, Failure>;
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        if let Error::Internal { .. } = error {
+            tracing::error!(error = error.chain(), "a request failed");
+        }
+        Self(Box::new(error.problem()))
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self(Box::new(problem))
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut problem = *self.0;
+        // The codes of a turn that failed can be statuses that mean something else for the request that carried it.
+        let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        problem.request_id = crate::serve::current_request_id();
+        if problem.error == ErrorCode::Internal {
+            problem.detail = String::new();
+        }
+        let mut response = (status, Json(&problem)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if matches!(problem.error, ErrorCode::RateLimited | ErrorCode::Overloaded) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if problem.error == ErrorCode::Unauthorized {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

@@ -1,0 +1,205 @@
+//! Event streams on the wire: `id` is the sequence number, a comment keeps the connection alive.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
+use karta_engine::Engine;
+use karta_engine::data::journal::{Batch, HAS_SYSTEM, frames};
+use karta_engine::data::stream::{Item, Reader};
+use karta_types::{Body as EventBody, Event, Seq, SessionId, TurnId};
+
+/// How often a silent stream says that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// What a reader wants to see beyond the plain events.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Include {
+    /// The harness's own lines.
+    pub raw: bool,
+    /// `system` events.
+    pub system: bool,
+}
+
+impl Include {
+    /// From `?include=raw,system`.
+    ///
+    /// # Errors
+    /// A word that is neither.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut include = Self::default();
+        for word in text.split(',').filter(|word| !word.is_empty()) {
+            match word {
+                "raw" => include.raw = true,
+                "system" => include.system = true,
+                other => return Err(format!("`{other}` can't be included; `raw` and `system` can")),
+            }
+        }
+        Ok(include)
+    }
+}
+
+/// A stream of a session's events. With `turn`, it ends after that turn's `done`.
+pub fn stream(
+    engine: &Engine,
+    session: SessionId,
+    reader: Reader,
+    turn: Option<TurnId>,
+    include: Include,
+) -> Response {
+    let pump = Pump { engine: engine.clone(), session, reader, turn, include, first: true, over: false };
+    let body = Body::from_stream(pump.run());
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Proxies that buffer would turn a stream into a delay.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+struct Pump {
+    engine: Engine,
+    session: SessionId,
+    reader: Reader,
+    turn: Option<TurnId>,
+    include: Include,
+    first: bool,
+    over: bool,
+}
+
+impl Pump {
+    fn run(self) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
+        futures_util::stream::unfold(self, |mut pump| async move {
+            let bytes = pump.next().await?;
+            Some((Ok(bytes), pump))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.over {
+            return None;
+        }
+        if std::mem::take(&mut self.first) && self.turn.is_none() {
+            // Headers alone leave some clients waiting to know that they are connected.
+            return Some(Bytes::from_static(b": connected\n\n"));
+        }
+        loop {
+            let item = tokio::select! {
+                biased;
+                item = tokio::time::timeout(HEARTBEAT, self.reader.next()) => item,
+                () = self.engine.tasks().stopping() => {
+                    self.over = true;
+                    return self.rest().await;
+                }
+            };
+            match item {
+                Err(_) => return Some(Bytes::from_static(b": alive\n\n")),
+                Ok(Err(error)) => {
+                    tracing::error!(error = error.chain(), session = %self.session, "reading the journal");
+                    // The connection ends; the client comes back with its cursor.
+                    return None;
+                }
+                Ok(Ok(item)) => {
+                    let bytes = self.show(&item);
+                    if !bytes.is_empty() {
+                        return Some(bytes);
+                    }
+                    if self.over {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The server stops: what the turns said at their end is still shown.
+    async fn rest(&mut self) -> Option<Bytes> {
+        let mut all = BytesMut::new();
+        let farewell = tokio::time::timeout(Duration::from_secs(2), async {
+            while let Ok(item) = self.reader.next().await {
+                all.extend_from_slice(&self.show(&item));
+                let ended = item.events().any(|event| matches!(event.body, EventBody::Done { .. }));
+                if ended {
+                    break;
+                }
+            }
+        });
+        // Time is up: the client comes back with its cursor.
+        let _ = farewell.await;
+        (!all.is_empty()).then(|| all.freeze())
+    }
+
+    fn show(&mut self, item: &Item) -> Bytes {
+        match item {
+            Item::Gap { from, to } => gap(self.session, *from, *to),
+            Item::Batch { batch, after } => {
+                let bytes = self.batch(batch, *after);
+                if let Some(turn) = self.turn
+                    && batch.turn == Some(turn)
+                {
+                    self.over = item.events().any(|event| matches!(event.body, EventBody::Done { .. }));
+                }
+                bytes
+            }
+        }
+    }
+
+    fn batch(&self, batch: &Arc<Batch>, after: Seq) -> Bytes {
+        let other_turn = self.turn.is_some() && batch.turn.is_some() && batch.turn != self.turn;
+        if other_turn {
+            return Bytes::new();
+        }
+        let hide_system = batch.flags & HAS_SYSTEM != 0 && !self.include.system;
+        let add_raw = self.include.raw && batch.raw.is_some();
+        if !hide_system && !add_raw {
+            return batch.after(after);
+        }
+        let mut out = BytesMut::new();
+        for frame in frames(&batch.frames).filter(|frame| frame.seq > after) {
+            if hide_system && frame.kind == "system" {
+                continue;
+            }
+            match batch.raw.as_ref().filter(|_| add_raw).and_then(|raws| raw_of(raws, frame.seq)) {
+                None => out.extend_from_slice(&batch.frames[frame.start..frame.end]),
+                Some(raw) => {
+                    // The envelope is one JSON object: its last byte is the brace that closes it.
+                    let open = &frame.data[..frame.data.len() - 1];
+                    out.extend_from_slice(
+                        format!("id: {}\nevent: {}\ndata: ", frame.seq, frame.kind).as_bytes(),
+                    );
+                    out.extend_from_slice(open);
+                    out.extend_from_slice(b",\"raw\":");
+                    out.extend_from_slice(raw);
+                    out.extend_from_slice(b"}\n\n");
+                }
+            }
+        }
+        out.freeze()
+    }
+}
+
+fn raw_of(raws: &[u8], seq: Seq) -> Option<&[u8]> {
+    let wanted = format!("{seq} ");
+    raws.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(wanted.as_bytes()))
+}
+
+/// A `gap` is nobody's event: it carries the number of the last one missing, so that a reconnect goes on after it.
+fn gap(session: SessionId, from: Seq, to: Seq) -> Bytes {
+    let event = Event {
+        seq: to,
+        session_id: session,
+        turn_id: None,
+        timestamp: 0,
+        source: "karta".to_owned(),
+        body: EventBody::Gap { from_seq: from, to_seq: to },
+        raw: None,
+    };
+    let data = serde_json::to_string(&event).unwrap_or_default();
+    format!("id: {to}\nevent: gap\ndata: {data}\n\n").into()
+}

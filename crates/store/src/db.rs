@@ -1,0 +1,269 @@
+//! The database: read connections, and one writer that commits in groups.
+//!
+//! Every write is an operation in a queue. The writer takes what is waiting, runs it all in one transaction and commits once, so that
+//! a hundred sessions share one commit and one alone waits for nobody. When an operation of a group fails, the group is rolled back
+//! and each runs again by itself: operations are functions that can run twice, and one bad one never spoils its neighbours.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::{AnyConnection, AnyPool, Connection as _, Executor as _};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::seal::Keyring;
+use crate::{Error, Result};
+
+/// The most operations in one commit.
+const GROUP: usize = 256;
+/// Operations that may wait.
+const QUEUE: usize = 4096;
+/// Connections for reading.
+const READERS: u32 = 4;
+
+/// When a write counts as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// It survives the end of the process, `kill -9` included.
+    #[default]
+    Process,
+    /// It also survives the end of power: a flush to the disk for each group.
+    Power,
+}
+
+/// How to open a store.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `sqlite:PATH` or `postgres://…`.
+    pub url: String,
+    /// When a write counts as done.
+    pub durability: Durability,
+    /// The keys that seal what is kept.
+    pub keys: Keyring,
+}
+
+/// The store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    readers: AnyPool,
+    writes: mpsc::Sender<Box<dyn Job>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    stop: tokio::sync::watch::Sender<bool>,
+    keys: Keyring,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+/// One operation in the queue.
+trait Job: Send {
+    /// Runs it within the open transaction and keeps the result.
+    fn run<'a>(&'a mut self, connection: &'a mut AnyConnection) -> BoxFuture<'a, bool>;
+    /// Gives the result, or this error instead, to whoever waits.
+    fn finish(self: Box<Self>, instead: Option<Error>);
+}
+
+struct Operation<T, F> {
+    operation: F,
+    result: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T, F> Job for Operation<T, F>
+where
+    T: Send,
+    F: for<'c> Fn(&'c mut AnyConnection) -> BoxFuture<'c, Result<T>> + Send + Sync,
+{
+    fn run<'a>(&'a mut self, connection: &'a mut AnyConnection) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let result = (self.operation)(connection).await;
+            let fine = result.is_ok();
+            self.result = Some(result);
+            fine
+        })
+    }
+
+    fn finish(self: Box<Self>, instead: Option<Error>) {
+        let result = match instead {
+            Some(error) => Err(error),
+            None => self.result.unwrap_or(Err(Error::Closed)),
+        };
+        // Whoever waited may have gone; the write stands all the same.
+        let _ = self.reply.send(result);
+    }
+}
+
+impl Store {
+    /// Opens the database, brings it up to this version, starts the writer.
+    ///
+    /// # Errors
+    /// It can't be opened or migrated.
+    pub async fn open(options: Options) -> Result<Self> {
+        sqlx::any::install_default_drivers();
+        let sqlite = options.url.starts_with("sqlite:");
+        let url = if sqlite && !options.url.contains('?') {
+            format!("{}?mode=rwc", options.url)
+        } else {
+            options.url
+        };
+        let connect: AnyConnectOptions =
+            url.parse().map_err(Error::database("reading the database's address"))?;
+        let mut writer =
+            AnyConnection::connect_with(&connect).await.map_err(Error::database("opening the database"))?;
+        if sqlite {
+            set_up(&mut writer, options.durability)
+                .await
+                .map_err(Error::database("setting up the database"))?;
+        }
+        crate::migrations::migrator().run(&mut writer).await.map_err(Error::Migrate)?;
+        let durability = options.durability;
+        let readers = AnyPoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(Duration::from_secs(30))
+            .after_connect(move |connection, _| {
+                Box::pin(async move { if sqlite { set_up(connection, durability).await } else { Ok(()) } })
+            })
+            .connect_with(connect)
+            .await
+            .map_err(Error::database("opening the database for reading"))?;
+        let (writes, queue) = mpsc::channel(QUEUE);
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        #[expect(clippy::disallowed_methods, reason = "close() waits for it")]
+        let task = tokio::spawn(write_groups(writer, queue, stopped, sqlite));
+        let writer = Mutex::new(Some(task));
+        Ok(Self(Arc::new(Inner { readers, writes, writer, stop, keys: options.keys })))
+    }
+
+    /// Writes what is waiting and closes the database.
+    pub async fn close(&self) {
+        let _ = self.0.stop.send(true);
+        if let Some(task) = self.0.writer.lock().await.take() {
+            let _ = task.await;
+        }
+        self.0.readers.close().await;
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// It doesn't.
+    pub async fn ping(&self) -> Result<()> {
+        sqlx::query("SELECT 1")
+            .execute(self.readers())
+            .await
+            .map_err(Error::database("asking the database"))?;
+        Ok(())
+    }
+
+    pub(crate) fn readers(&self) -> &AnyPool {
+        &self.0.readers
+    }
+
+    pub(crate) fn keys(&self) -> &Keyring {
+        &self.0.keys
+    }
+
+    /// Runs an operation in the next group. It may be run twice, but is committed once.
+    pub(crate) async fn write<T, F>(&self, operation: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'c> Fn(&'c mut AnyConnection) -> BoxFuture<'c, Result<T>> + Send + Sync + 'static,
+    {
+        let (reply, result) = oneshot::channel();
+        let job = Box::new(Operation { operation, result: None, reply });
+        self.0.writes.send(job).await.map_err(|_| Error::Closed)?;
+        result.await.unwrap_or(Err(Error::Closed))
+    }
+}
+
+async fn set_up(connection: &mut AnyConnection, durability: Durability) -> Result<(), sqlx::Error> {
+    connection.execute("PRAGMA journal_mode = WAL").await?;
+    connection
+        .execute(match durability {
+            Durability::Process => "PRAGMA synchronous = NORMAL",
+            Durability::Power => "PRAGMA synchronous = FULL",
+        })
+        .await?;
+    connection.execute("PRAGMA busy_timeout = 10000").await?;
+    connection.execute("PRAGMA cache_size = -4096").await?;
+    connection.execute("PRAGMA wal_autocheckpoint = 4000").await?;
+    Ok(())
+}
+
+async fn write_groups(
+    mut connection: AnyConnection,
+    mut queue: mpsc::Receiver<Box<dyn Job>>,
+    mut stopped: tokio::sync::watch::Receiver<bool>,
+    sqlite: bool,
+) {
+    let begin = if sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
+    let mut group: Vec<Box<dyn Job>> = Vec::with_capacity(GROUP);
+    loop {
+        tokio::select! {
+            biased;
+            taken = queue.recv_many(&mut group, GROUP) => if taken == 0 { break },
+            _ = stopped.wait_for(|stop| *stop) => queue.close(),
+        }
+        if group.is_empty() {
+            continue;
+        }
+        if together(&mut connection, begin, &mut group).await {
+            for job in group.drain(..) {
+                job.finish(None);
+            }
+            continue;
+        }
+        for mut job in group.drain(..) {
+            let instead = alone(&mut connection, begin, &mut *job).await;
+            job.finish(instead);
+        }
+    }
+    // The pool's readers see the end of the log either way.
+    let _ = connection.close().await;
+}
+
+/// Runs the group in one transaction. Answers whether it was committed.
+async fn together(connection: &mut AnyConnection, begin: &'static str, group: &mut [Box<dyn Job>]) -> bool {
+    if connection.execute(begin).await.is_err() {
+        return false;
+    }
+    for job in &mut *group {
+        if !job.run(connection).await {
+            roll_back(connection).await;
+            return false;
+        }
+    }
+    if connection.execute("COMMIT").await.is_err() {
+        roll_back(connection).await;
+        return false;
+    }
+    true
+}
+
+/// Runs one operation in its own transaction. Answers the error of the transaction, if it has one.
+async fn alone(connection: &mut AnyConnection, begin: &'static str, job: &mut dyn Job) -> Option<Error> {
+    if let Err(error) = connection.execute(begin).await {
+        return Some(Error::database("beginning a transaction")(error));
+    }
+    if !job.run(connection).await {
+        roll_back(connection).await;
+        return None;
+    }
+    if let Err(error) = connection.execute("COMMIT").await {
+        roll_back(connection).await;
+        return Some(Error::database("committing")(error));
+    }
+    None
+}
+
+async fn roll_back(connection: &mut AnyConnection) {
+    // When the database has rolled back by itself this fails, which is as good.
+    let _ = connection.execute("ROLLBACK").await;
+}
