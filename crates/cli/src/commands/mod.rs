@@ -1,0 +1,36 @@
+//! One file per verb. A command takes resolved settings and the printer; it reads no flags and no environment.
+
+mod chat;
+mod completions;
+mod harness;
+
+use std::process::ExitCode;
+
+use crate::args::{Cli, Command};
+use crate::printer::Printer;
+use crate::settings;
+
+/// Resolves the settings of the command and runs it.
+pub(crate) async fn run(cli: Cli, printer: &Printer) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Chat(args) => {
+            let data = settings::data_dir(cli.global.data)?;
+            let connection = settings::connection(args.url, args.key, &data)?;
+            let settings = chat::Settings {
+                project: args.project.or_else(|| connection.project.clone()),
+                connection,
+                message: args.message,
+                session: args.session,
+                agent: args.agent,
+                approve: args.approve,
+                json: cli.global.json,
+            };
+            Box::pin(chat::run(settings, printer)).await
+        }
+        Command::Harness(args) => {
+            let data = settings::data_dir(cli.global.data)?;
+            harness::run(args.command, &data, cli.global.json, printer).await
+        }
+        Command::Completions(args) => completions::run(args.shell, printer),
+    }
+}

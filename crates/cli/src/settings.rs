@@ -1,0 +1,118 @@
+//! Where a command's settings come from: flags, then the environment, then what a running server left in the data directory.
+//!
+//! Clap has merged flags and environment already; here the rest is filled in, so that commands see one resolved struct.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use karta_types::Secret;
+use serde::Deserialize;
+
+/// The file in the data directory by which a running `karta dev` or `karta serve` tells where it is.
+pub(crate) const SERVER_FILE: &str = "dev.json";
+
+/// The data directory.
+pub(crate) fn data_dir(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    given
+        .or_else(|| set("XDG_DATA_HOME").map(|folder| folder.join("karta")))
+        .or_else(|| set("HOME").map(|folder| folder.join(".local/share/karta")))
+        .context("no data directory: neither `HOME` nor `XDG_DATA_HOME` is set; give one by `--data` or `KARTA_DATA`")
+}
+
+/// What a running server left.
+#[derive(Deserialize)]
+struct Running {
+    url: String,
+    key: Secret,
+    #[serde(default)]
+    project: Option<String>,
+}
+
+/// A server and a key for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    /// Its address.
+    pub(crate) url: String,
+    /// The key.
+    pub(crate) key: Secret,
+    /// The project that the server was started for.
+    pub(crate) project: Option<String>,
+}
+
+/// Which server, and with which key.
+pub(crate) fn connection(
+    url: Option<String>,
+    key: Option<String>,
+    data: &Path,
+) -> anyhow::Result<Connection> {
+    let path = data.join(SERVER_FILE);
+    let running: Option<Running> = match std::fs::read(&path) {
+        Ok(text) => {
+            let parsed = serde_json::from_slice(&text);
+            Some(parsed.with_context(|| format!("reading `{}`, which a server wrote", path.display()))?)
+        }
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => None,
+        Err(why) => return Err(why).with_context(|| format!("reading `{}`", path.display())),
+    };
+    // The file's key belongs to the file's server; it must not travel to another.
+    let own = |running: &Running| url.as_ref().is_none_or(|url| same(url, &running.url));
+    let running = running.filter(own);
+    let Some(url) = url.or_else(|| running.as_ref().map(|running| running.url.clone())) else {
+        bail!(
+            "no server is known: start one by `karta dev`, or name one by `--url` and `--key` \
+             (or `KARTA_URL` and `KARTA_API_KEY`)"
+        );
+    };
+    let key = key.map(Secret::new).or_else(|| running.as_ref().map(|running| running.key.clone()));
+    let Some(key) = key else {
+        bail!("no key for {url}: give one by `KARTA_API_KEY` or `--key`");
+    };
+    Ok(Connection { url, key, project: running.and_then(|running| running.project) })
+}
+
+fn same(one: &str, other: &str) -> bool {
+    one.trim_end_matches('/') == other.trim_end_matches('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(content: Option<&str>) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        if let Some(content) = content {
+            std::fs::write(folder.path().join(SERVER_FILE), content).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn what_is_given_wins_over_the_file_and_its_key_stays_with_its_server() {
+        let folder = data(Some(
+            r#"{"url": "http://127.0.0.1:4747", "key": "kt_test_file", "project": "p", "pid": 1}"#,
+        ));
+        let from_file = connection(None, None, folder.path()).unwrap();
+        assert_eq!(
+            (from_file.url.as_str(), from_file.key.expose().as_str()),
+            ("http://127.0.0.1:4747", "kt_test_file")
+        );
+        assert_eq!(from_file.project.as_deref(), Some("p"));
+        let same = connection(Some("http://127.0.0.1:4747/".into()), None, folder.path()).unwrap();
+        assert_eq!(same.key.expose(), "kt_test_file");
+        let own_key = connection(None, Some("kt_test_own".into()), folder.path()).unwrap();
+        assert_eq!(own_key.key.expose(), "kt_test_own");
+        let other = connection(Some("http://elsewhere:1".into()), None, folder.path()).unwrap_err();
+        assert!(other.to_string().contains("no key for http://elsewhere:1"));
+        let other = connection(Some("http://elsewhere:1".into()), Some("k".into()), folder.path()).unwrap();
+        assert_eq!(other.project, None);
+    }
+
+    #[test]
+    fn nothing_known_names_what_to_do() {
+        let error = connection(None, None, data(None).path()).unwrap_err();
+        assert!(error.to_string().contains("`karta dev`"));
+        let error = connection(None, None, data(Some("{")).path()).unwrap_err();
+        assert!(error.to_string().contains(SERVER_FILE));
+    }
+}

@@ -1,0 +1,8 @@
+//! The binary from outside: what it prints, what it asks of a server, how it exits.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+mod chat;
+mod fake;
+mod help;
+mod run;

@@ -1,0 +1,42 @@
+//! Turns and what was said: records without text, and the harness's own history.
+
+use karta_types::message::Message;
+use karta_types::page::Page;
+use karta_types::session::Turn;
+use karta_types::{SessionId, TurnId};
+use reqwest::Method;
+
+use crate::client::Client;
+use crate::error::Error;
+
+impl Client {
+    /// The records of a session's turns.
+    ///
+    /// # Errors
+    /// The server's refusal, or the way there or back failing.
+    pub async fn turns(&self, session: SessionId, cursor: Option<&str>) -> Result<Page<Turn>, Error> {
+        let mut url = self.url(&["sessions", &session.to_string(), "turns"]);
+        if let Some(cursor) = cursor {
+            url.query_pairs_mut().append_pair("cursor", cursor);
+        }
+        self.json("listing the turns", self.request(Method::GET, url)).await
+    }
+
+    /// The record of one turn.
+    ///
+    /// # Errors
+    /// See [`Client::turns`].
+    pub async fn turn(&self, session: SessionId, turn: TurnId) -> Result<Turn, Error> {
+        let url = self.url(&["sessions", &session.to_string(), "turns", &turn.to_string()]);
+        self.json("reading the turn", self.request(Method::GET, url)).await
+    }
+
+    /// The conversation, read from the harness's own store.
+    ///
+    /// # Errors
+    /// See [`Client::turns`].
+    pub async fn history(&self, session: SessionId) -> Result<Page<Message>, Error> {
+        let url = self.url(&["sessions", &session.to_string(), "history"]);
+        self.json("reading the history", self.request(Method::GET, url)).await
+    }
+}
