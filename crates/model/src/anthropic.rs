@@ -10,7 +10,9 @@ use crate::script::{Step, Turn, Usage, human};
 pub(crate) fn turns(body: &Value) -> Vec<Turn> {
     let messages = body.get("messages").and_then(Value::as_array);
     let turn = |message: &Value| {
-        let assistant = message.get("role").and_then(Value::as_str) == Some("assistant");
+        // Claude Code also sends messages of the role `system` between the others.
+        let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
+        let assistant = role == "assistant";
         let words = match message.get("content") {
             Some(Value::String(text)) => human(text).map(str::to_owned),
             Some(Value::Array(blocks)) => {
@@ -24,7 +26,7 @@ pub(crate) fn turns(body: &Value) -> Vec<Turn> {
             }
             _ => None,
         };
-        Turn { assistant, words: words.filter(|_| !assistant) }
+        Turn { assistant, words: words.filter(|_| role == "user") }
     };
     messages.into_iter().flatten().map(turn).collect()
 }
