@@ -5,4 +5,5 @@
 mod chat;
 mod fake;
 mod help;
+mod policy;
 mod run;
