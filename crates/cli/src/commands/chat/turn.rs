@@ -171,8 +171,10 @@ impl Turn<'_> {
                 self.asking.clear();
                 self.screen.newline();
                 self.screen.note("Interrupting the turn (Ctrl-C again leaves)");
-                if let Err(error) = self.client.interrupt(self.session).await {
-                    self.screen.error(&error.into());
+                match self.client.interrupt(self.session).await {
+                    Ok(true) => {}
+                    Ok(false) => self.screen.note("Nothing was running at the server"),
+                    Err(error) => self.screen.error(&error.into()),
                 }
             }
             Line::End => {
