@@ -71,6 +71,28 @@ pub(crate) fn connection(
     Ok(Connection { url, key, project: running.and_then(|running| running.project) })
 }
 
+/// The settings of a server: defaults, then the file, then the environment. Flags come last, by the command.
+pub(crate) fn server(data: Option<PathBuf>, config: Option<&Path>) -> anyhow::Result<karta_engine::Settings> {
+    let mut settings = match config {
+        None => karta_engine::Settings { data: data_dir(None)?, ..karta_engine::Settings::default() },
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("reading the settings file `{}`", path.display()))?;
+            karta_engine::Settings::parse(&text)
+                .map_err(|why| anyhow::anyhow!("the settings file `{}`: {why}", path.display()))?
+        }
+    };
+    let var = |name: &str| std::env::var(name).ok();
+    settings.apply_env(&var).map_err(anyhow::Error::msg)?;
+    if let Some(data) = data {
+        settings.data = data;
+    }
+    if settings.data.is_relative() {
+        settings.data = std::env::current_dir().context("finding the current folder")?.join(&settings.data);
+    }
+    Ok(settings)
+}
+
 fn same(one: &str, other: &str) -> bool {
     one.trim_end_matches('/') == other.trim_end_matches('/')
 }

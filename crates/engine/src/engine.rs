@@ -110,6 +110,22 @@ impl Builder {
         self
     }
 
+    /// Looks whether an engine could be opened, without opening one: nothing is recovered or served, so that a server which runs on
+    /// the same data is not disturbed. Answers each part's state by name.
+    ///
+    /// # Errors
+    /// The data directory can't be written.
+    pub async fn check(self) -> Result<Vec<(&'static str, Result<(), String>)>> {
+        let Self { settings, clock, rng, program, .. } = self;
+        prepare(&settings.data)?;
+        let driver = build_driver(&settings, program, clock, rng);
+        let state = match driver {
+            Ok(driver) => driver.check().await.map_err(|error| crate::error::chain(&error)),
+            Err(error) => Err(error.chain()),
+        };
+        Ok(vec![("sandbox", state)])
+    }
+
     /// Opens the store, recovers what a crash left, starts the model gateway.
     ///
     /// # Errors
@@ -135,21 +151,7 @@ impl Builder {
         let gateway = Gateway::start(config, channels.clone(), clock.clone(), rng.clone())
             .await
             .map_err(|error| Error::internal("starting the model gateway", error))?;
-        let sessions = settings.data.join("sessions");
-        let programs: HashMap<_, _> = program
-            .map(|program| (PLAYER.to_owned(), (program, vec!["play".to_owned()])))
-            .into_iter()
-            .collect();
-        let driver = karta_sandbox::registry::build(
-            &settings.isolation,
-            karta_sandbox::registry::Config {
-                root: sessions,
-                programs,
-                functions: HashMap::default(),
-                clock: clock.clone(),
-                rng: rng.clone(),
-            },
-        )?;
+        let driver = build_driver(&settings, program, clock.clone(), rng.clone())?;
         driver.check().await?;
         let scripted = match settings.scripted {
             Scripted::Process => driver.clone(),
@@ -185,8 +187,27 @@ impl Builder {
     }
 }
 
+/// The driver that the settings ask for.
+fn build_driver(
+    settings: &Settings,
+    program: Option<PathBuf>,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+) -> Result<Arc<dyn Driver>> {
+    let programs: HashMap<_, _> =
+        program.map(|program| (PLAYER.to_owned(), (program, vec!["play".to_owned()]))).into_iter().collect();
+    let config = karta_sandbox::registry::Config {
+        root: settings.data.join("sessions"),
+        programs,
+        functions: HashMap::default(),
+        clock,
+        rng,
+    };
+    Ok(karta_sandbox::registry::build(&settings.isolation, config)?)
+}
+
 /// The name that the scripted harness gives its program.
-const PLAYER: &str = "karta-scripted-player";
+const PLAYER: &str = karta_harness::scripted::PROGRAM;
 /// A file that is given up when the disk is full, so that what runs can still be ended in writing.
 const BALLAST: &str = "ballast";
 const BALLAST_BYTES: u64 = 16 << 20;

@@ -16,6 +16,7 @@ pub mod harnesses;
 pub mod settings;
 pub mod tasks;
 
+pub use data::player::play;
 pub use engine::{Builder, Engine};
 pub use error::{Error, Result};
 pub use gate::Principal;

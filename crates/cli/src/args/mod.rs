@@ -3,6 +3,7 @@
 mod chat;
 mod completions;
 mod harness;
+mod server;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use chat::{Approve, ChatArgs};
 pub(crate) use completions::CompletionsArgs;
 pub(crate) use harness::{HarnessArgs, HarnessCommand, Wanted};
+pub(crate) use server::{DemoArgs, DevArgs, DoctorArgs, PlayArgs, ServeArgs};
 
 /// Serves a folder that configures a coding agent as a streaming HTTP service
 #[derive(Debug, Parser)]
@@ -58,7 +60,13 @@ pub(crate) enum Color {
 /// Each is described at its arguments.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Demo(DemoArgs),
+    Dev(DevArgs),
     Chat(ChatArgs),
+    Serve(ServeArgs),
     Harness(HarnessArgs),
+    Doctor(DoctorArgs),
+    #[command(hide = true)]
+    Play(PlayArgs),
     Completions(CompletionsArgs),
 }

@@ -2,7 +2,13 @@
 
 mod chat;
 mod completions;
+mod demo;
+mod dev;
+mod doctor;
 mod harness;
+mod play;
+mod running;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -31,6 +37,23 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> anyhow::Result<ExitCode>
             let data = settings::data_dir(cli.global.data)?;
             harness::run(args.command, &data, cli.global.json, printer).await
         }
+        Command::Demo(args) => {
+            let settings = settings::server(cli.global.data, None)?;
+            Box::pin(demo::run(args, settings, printer)).await
+        }
+        Command::Dev(args) => {
+            let settings = settings::server(cli.global.data, args.config.as_deref())?;
+            Box::pin(dev::run(args, settings, printer)).await
+        }
+        Command::Serve(args) => {
+            let settings = settings::server(cli.global.data, args.config.as_deref())?;
+            Box::pin(serve::run(args, settings, printer)).await
+        }
+        Command::Doctor(_) => {
+            let settings = settings::server(cli.global.data, None)?;
+            Box::pin(doctor::run(settings, cli.global.json, printer)).await
+        }
+        Command::Play(args) => play::run(&args.args).await,
         Command::Completions(args) => completions::run(args.shell, printer),
     }
 }

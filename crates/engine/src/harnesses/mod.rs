@@ -13,3 +13,8 @@ pub use catalogue::{Harnesses, Installed, Missing, Record, Status, Version};
 pub use doctor::Check;
 pub use install::{Error, Progress};
 pub use npm::Npm;
+
+/// The harness with this id, of all that this version knows.
+pub fn find(id: &str) -> Option<&'static dyn karta_harness::Harness> {
+    karta_harness::registry::find(id)
+}
