@@ -1,12 +1,13 @@
 //! Who the key speaks for, and what was used.
 
-use karta_types::OrgId;
+use karta_types::page::Page;
 use karta_types::usage::Metered;
+use karta_types::{OrgId, Timestamp};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::client::Client;
+use crate::client::{Client, append};
 use crate::error::Error;
 
 /// Who a credential is.
@@ -52,22 +53,28 @@ pub struct Whoami {
 /// Which usage to sum.
 #[derive(Debug, Clone, Default)]
 pub struct UsageQuery {
-    /// Sum apart by these: `day`, `project`, `model`, `key`, `end_user`.
+    /// From this moment.
+    pub from: Option<Timestamp>,
+    /// Up to this moment.
+    pub to: Option<Timestamp>,
+    /// Of this project alone, by id or slug.
+    pub project: Option<String>,
+    /// A row for each of these: `day`, `project`, `model`, `key`, `end_user`.
     pub group_by: Vec<String>,
 }
 
-/// What was used.
+/// What was used, by one group.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct UsageReport {
+pub struct UsageRow {
     /// How many turns.
     #[serde(default)]
     pub turns: u64,
-    /// Tokens and cost of all of them.
+    /// Tokens and cost.
     #[serde(flatten)]
-    pub total: Metered,
-    /// More members: the groups, if asked for.
+    pub metered: Metered,
+    /// What the row is of: one member for each of `group_by`.
     #[serde(flatten)]
-    pub more: Map<String, Value>,
+    pub keys: Map<String, Value>,
 }
 
 impl Client {
@@ -79,15 +86,22 @@ impl Client {
         self.json("asking who the key is", self.request(Method::GET, self.url(&["whoami"]))).await
     }
 
-    /// Sums what was used.
+    /// Sums what was used: one row, or one for each group.
     ///
     /// # Errors
     /// See [`Client::whoami`].
-    pub async fn usage(&self, query: &UsageQuery) -> Result<UsageReport, Error> {
+    pub async fn usage(&self, query: &UsageQuery) -> Result<Page<UsageRow>, Error> {
+        let group_by = (!query.group_by.is_empty()).then(|| query.group_by.join(","));
         let mut url = self.url(&["usage"]);
-        if !query.group_by.is_empty() {
-            url.query_pairs_mut().append_pair("group_by", &query.group_by.join(","));
-        }
+        append(
+            &mut url,
+            &[
+                ("from", query.from.map(|from| from.to_string())),
+                ("to", query.to.map(|to| to.to_string())),
+                ("project", query.project.clone()),
+                ("group_by", group_by),
+            ],
+        );
         self.json("summing what was used", self.request(Method::GET, url)).await
     }
 }

@@ -146,6 +146,15 @@ impl Client {
     }
 }
 
+/// Adds what is there to the query.
+pub(crate) fn append(url: &mut Url, pairs: &[(&str, Option<String>)]) {
+    for (name, value) in pairs {
+        if let Some(value) = value {
+            url.query_pairs_mut().append_pair(name, value);
+        }
+    }
+}
+
 /// Whether the address is this machine, where no proxy belongs in between.
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);

@@ -31,10 +31,11 @@ mod sessions;
 pub mod sse;
 mod turns;
 
-pub use account::{OrgRef, Principal, UsageQuery, UsageReport, Whoami};
+pub use account::{OrgRef, Principal, UsageQuery, UsageRow, Whoami};
 pub use client::Client;
 pub use error::Error;
 pub use events::EventStream;
+pub use inputs::PendingInput;
 pub use messages::{Accepted, OnBusy, Reply, SendMessage};
 pub use retry::Retry;
 pub use sessions::{CreateSession, PatchSession, SessionFilter};

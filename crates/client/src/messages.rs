@@ -1,7 +1,8 @@
 //! Messages: run a turn and wait for it, stream it, or leave it running.
 
+use karta_types::event::InputRequired;
 use karta_types::message::{Content, Message};
-use karta_types::session::Participant;
+use karta_types::session::{Participant, TurnState};
 use karta_types::usage::Metered;
 use karta_types::{SessionId, TurnId};
 use reqwest::{Method, RequestBuilder, Url};
@@ -63,7 +64,7 @@ struct Body<'a> {
     stream: bool,
 }
 
-/// The answer of a turn that was waited for: the fold of its events.
+/// The answer of a turn that was waited for: the fold of its events, up to its end or to a question that waits for a person.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Reply {
     /// The words of the agent.
@@ -72,6 +73,9 @@ pub struct Reply {
     pub session_id: SessionId,
     /// The turn.
     pub turn_id: TurnId,
+    /// How the turn stands: it runs on if a question waits.
+    #[serde(default)]
+    pub status: Option<TurnState>,
     /// The agent that answered.
     #[serde(default)]
     pub agent: Option<String>,
@@ -81,9 +85,12 @@ pub struct Reply {
     /// Tokens and cost.
     #[serde(default)]
     pub usage: Metered,
-    /// Why it ended, in the harness's words.
+    /// Why it ended, in the harness's words; `input_required` while a question waits.
     #[serde(default)]
     pub stop_reason: Option<String>,
+    /// The questions that wait: answer them by [`Client::answer`], then follow the turn by [`Client::turn_events`].
+    #[serde(default)]
+    pub pending_inputs: Vec<InputRequired>,
 }
 
 /// A turn that was accepted and runs on by itself.
@@ -96,7 +103,7 @@ pub struct Accepted {
 }
 
 impl Client {
-    /// Runs a turn and waits for its end.
+    /// Runs a turn and waits for its end, or for the first question that it has.
     ///
     /// # Errors
     /// The server's refusal, the problem that ended the turn, or the way there or back failing.

@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::client::Client;
+use crate::client::{Client, append};
 use crate::error::Error;
 
 /// What a new session is made with. What is absent is the server's default.
@@ -24,6 +24,9 @@ pub struct CreateSession {
     /// Your own labels.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, Value>,
+    /// A name for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
     /// The agent that takes the first message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
@@ -109,23 +112,18 @@ impl Client {
     /// See [`Client::create_session`].
     pub async fn sessions(&self, filter: &SessionFilter) -> Result<Page<Session>, Error> {
         let mut url = self.url(&["sessions"]);
-        {
-            let mut query = url.query_pairs_mut();
-            let named = [
+        append(
+            &mut url,
+            &[
                 ("project", filter.project.clone()),
                 ("status", filter.status.map(|status| status.as_str().to_owned())),
                 ("end_user_id", filter.end_user_id.clone()),
                 ("limit", filter.limit.map(|limit| limit.to_string())),
                 ("cursor", filter.cursor.clone()),
-            ];
-            for (name, value) in named {
-                if let Some(value) = value {
-                    query.append_pair(name, &value);
-                }
-            }
-            for (name, value) in &filter.metadata {
-                query.append_pair(&format!("metadata.{name}"), value);
-            }
+            ],
+        );
+        for (name, value) in &filter.metadata {
+            append(&mut url, &[(&format!("metadata.{name}"), Some(value.clone()))]);
         }
         self.json("listing sessions", self.request(Method::GET, url)).await
     }

@@ -6,19 +6,17 @@ use karta_types::session::Turn;
 use karta_types::{SessionId, TurnId};
 use reqwest::Method;
 
-use crate::client::Client;
+use crate::client::{Client, append};
 use crate::error::Error;
 
 impl Client {
-    /// The records of a session's turns.
+    /// The records of a session's turns, newest first.
     ///
     /// # Errors
     /// The server's refusal, or the way there or back failing.
     pub async fn turns(&self, session: SessionId, cursor: Option<&str>) -> Result<Page<Turn>, Error> {
         let mut url = self.url(&["sessions", &session.to_string(), "turns"]);
-        if let Some(cursor) = cursor {
-            url.query_pairs_mut().append_pair("cursor", cursor);
-        }
+        append(&mut url, &[("cursor", cursor.map(str::to_owned))]);
         self.json("listing the turns", self.request(Method::GET, url)).await
     }
 

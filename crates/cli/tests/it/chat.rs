@@ -64,7 +64,7 @@ async fn without_a_terminal_approvals_are_denied_unless_said_otherwise() {
     for (scope, decision) in [("once", "approve_once"), ("session", "approve_session")] {
         let fake = Fake::plays(turn()).await;
         assert_eq!(run(chat(&fake, &["--approve", scope, "-m", "clean up"]), "").await.code, Some(0));
-        assert_eq!(fake.body(&answered()), json!({"decision": decision}));
+        assert_eq!(fake.body(&answered()), json!({"decision": decision, "stream": true}));
     }
 }
 

@@ -99,8 +99,9 @@ async fn answer(State(stage): State<Stage>, request: Request) -> Response {
         ("POST", "sessions") => respond(201, &session()),
         ("GET", SESSION) => respond(200, &session()),
         ("POST", "messages") | ("GET", "events") => play(stage, last),
-        ("PUT", ASK) => respond(200, &json!({})),
-        ("POST", "interrupt") => respond(202, &json!({})),
+        // The turn goes on elsewhere; this stream stays silent.
+        ("PUT", ASK) => silence(),
+        ("POST", "interrupt") => respond(200, &json!({"interrupted": true})),
         _ => problem("not_found", 404),
     }
 }
@@ -134,6 +135,11 @@ fn play(stage: Stage, last: usize) -> Response {
         }
     });
     Response::builder().header("content-type", "text/event-stream").body(Body::from_stream(frames)).unwrap()
+}
+
+fn silence() -> Response {
+    let body = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+    Response::builder().header("content-type", "text/event-stream").body(body).unwrap()
 }
 
 fn respond(status: u16, value: &Value) -> Response {

@@ -86,15 +86,23 @@ async fn a_turn_is_waited_for_or_left_running() {
 
 #[tokio::test]
 async fn questions_are_answered_and_turns_stopped() {
+    let request = "req_01jd0000000000000000000001";
+    let waiting = json!({"session_id": SESSION, "turn_id": TURN, "request_id": request, "kind": "plan", "tool": "Plan",
+        "tool_input": {}, "message": "Is this right?", "options": ["approve_once", "deny"],
+        "created_at": "2026-11-24T00:00:00Z"});
     let fake = Fake::plays([
-        Play::Json(200, json!({"data": [], "next_cursor": null})),
+        Play::Json(200, json!({"data": [waiting], "next_cursor": null})),
         problem(ErrorCode::InputAlreadyResolved),
-        Play::Json(202, json!({})),
+        Play::Silent(String::new()),
+        Play::Json(200, json!({"interrupted": true})),
     ])
     .await;
     let session = SESSION.parse().unwrap();
-    let request = "req_01jd0000000000000000000001";
-    assert!(fake.client.inputs(session).await.unwrap().data.is_empty());
+    let inputs = fake.client.inputs(session).await.unwrap().data;
+    assert_eq!(
+        (inputs[0].turn_id.to_string().as_str(), inputs[0].input.request_id.to_string().as_str()),
+        (TURN, request)
+    );
     let answer = Answer {
         decision: Decision::Deny,
         message: Some("not that one".into()),
@@ -104,25 +112,30 @@ async fn questions_are_answered_and_turns_stopped() {
     let late = fake.client.answer(session, request.parse().unwrap(), &answer).await.unwrap_err();
     assert_eq!(late.code(), Some(ErrorCode::InputAlreadyResolved));
     assert!(!late.retryable());
-    fake.client.interrupt(session).await.unwrap();
+    // The turn goes on in silence; the answer is taken all the same.
+    fake.client.answer(session, request.parse().unwrap(), &answer).await.unwrap();
+    assert!(fake.client.interrupt(session).await.unwrap());
     let asked = fake.asked();
     assert_eq!(asked[1].line, format!("PUT /v1/sessions/{SESSION}/inputs/{request}"));
-    assert_eq!(asked[1].body, json!({"decision": "deny", "message": "not that one"}));
-    assert_eq!(asked[2].line, format!("POST /v1/sessions/{SESSION}/interrupt"));
+    assert_eq!(asked[1].body, json!({"decision": "deny", "message": "not that one", "stream": true}));
+    assert_eq!(asked[3].line, format!("POST /v1/sessions/{SESSION}/interrupt"));
 }
 
 #[tokio::test]
 async fn the_account_is_read() {
     let mut report = usage();
     report["turns"] = json!(7);
-    report["data"] = json!([{"day": "2026-11-24"}]);
+    report["day"] = json!("2026-11-24");
+    report["model"] = json!("m");
+    let report = json!({"data": [report], "next_cursor": null});
     let whoami = json!({"principal": {"kind": "key", "id": "key_01jd0000000000000000000001"},
         "org": {"id": "org_01jd0000000000000000000001", "slug": "o", "name": "O"}, "role": null, "scopes": ["read"]});
     let fake = Fake::plays([Play::Json(200, whoami), Play::Json(200, report)]).await;
     assert_eq!(fake.client.whoami().await.unwrap().scopes, ["read"]);
-    let query = UsageQuery { group_by: vec!["day".into(), "model".into()] };
-    let report = fake.client.usage(&query).await.unwrap();
-    assert_eq!((report.turns, report.total.total_tokens, report.more.len()), (7, 3, 1));
+    let query = UsageQuery { group_by: vec!["day".into(), "model".into()], ..UsageQuery::default() };
+    let row = fake.client.usage(&query).await.unwrap().data.remove(0);
+    assert_eq!((row.turns, row.metered.total_tokens), (7, 3));
+    assert_eq!(Value::Object(row.keys), json!({"day": "2026-11-24", "model": "m"}));
     assert_eq!(fake.asked()[1].line, "GET /v1/usage?group_by=day%2Cmodel");
 }
 

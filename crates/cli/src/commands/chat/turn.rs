@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use anyhow::Context as _;
 use karta_client::{Client, EventStream};
-use karta_types::event::{AskKind, InputRequired};
+use karta_types::event::{Answerer, AskKind, InputRequired};
 use karta_types::message::Answer;
 use karta_types::session::TurnState;
 use karta_types::{Body, ErrorCode, Event, RequestId, SessionId, TurnId};
@@ -111,7 +111,7 @@ impl Turn<'_> {
     async fn event(&mut self, event: Event, turn: Option<TurnId>) -> anyhow::Result<Option<Ended>> {
         match event.body {
             Body::InputRequired(required) => self.required(required).await?,
-            Body::InputResolved { request_id, .. } => self.resolved(request_id),
+            Body::InputResolved { request_id, by, .. } => self.resolved(request_id, &by),
             Body::Gap { .. } => {
                 // The turn's end may be among what is gone.
                 let turn = match turn {
@@ -141,12 +141,13 @@ impl Turn<'_> {
     }
 
     /// A question is off the table: answered by us or by somebody else, or withdrawn.
-    fn resolved(&mut self, request: RequestId) {
+    fn resolved(&mut self, request: RequestId, by: &Answerer) {
         let first = self.asking.front().is_some_and(|asking| asking.required.request_id == request);
         self.asking.retain(|asking| asking.required.request_id != request);
         if first {
             self.screen.newline();
-            self.screen.note("Answered elsewhere");
+            // The server itself answers when time is up, or when it had to stop.
+            self.screen.note(if by.kind == "karta" { "No longer asked" } else { "Answered elsewhere" });
             self.ask();
         }
     }
@@ -171,8 +172,10 @@ impl Turn<'_> {
                 self.asking.clear();
                 self.screen.newline();
                 self.screen.note("Interrupting the turn (Ctrl-C again leaves)");
-                if let Err(error) = self.client.interrupt(self.session).await {
-                    self.screen.error(&error.into());
+                match self.client.interrupt(self.session).await {
+                    Ok(true) => {}
+                    Ok(false) => self.screen.note("Nothing was running at the server"),
+                    Err(error) => self.screen.error(&error.into()),
                 }
             }
             Line::End => {
