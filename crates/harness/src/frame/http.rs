@@ -10,6 +10,7 @@
 //!                  {"closed":"…"}                                     the event stream ended
 //!                  {"log":"…"}                                        another line of standard output
 //! from the codec   {"id":7,"method":"POST","path":"/session","body":{…}}
+//!                  {"id":8,"method":"GET","path":"/status","delay_ms":100}    the platform has a clock, the codec has none
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -70,4 +71,12 @@ pub struct Request {
     /// The JSON body, if any.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub body: Value,
+    /// How long to wait before it is made, in milliseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub delay_ms: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference over")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }

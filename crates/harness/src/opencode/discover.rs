@@ -1,0 +1,239 @@
+//! What a folder declares, read from OpenCode's own files.
+
+use karta_types::release::{Agent, Discovery, Named, Started};
+use serde_json::{Map, Value};
+
+use super::jsonc;
+use crate::frontmatter::{self, Field, FrontMatter};
+use crate::{Error, Tree};
+
+/// The configuration files of a folder, weakest first, as OpenCode merges them.
+const CONFIGS: &[&str] =
+    &["opencode.json", "opencode.jsonc", ".opencode/opencode.json", ".opencode/opencode.jsonc"];
+
+/// Providers that the platform's gateway serves.
+pub(super) const PROVIDERS: &[&str] = &["anthropic", "openai"];
+
+/// One configuration file.
+pub(super) struct Config {
+    /// Its path.
+    pub(super) file: &'static str,
+    /// Its content.
+    pub(super) values: Map<String, Value>,
+}
+
+/// The folder's configuration files, weakest first.
+pub(super) fn configs(tree: &Tree) -> Result<Vec<Config>, Error> {
+    let mut found = Vec::new();
+    for &file in CONFIGS {
+        let Some(text) = tree.text(file) else { continue };
+        let fault = |reason: String| Error::File { file: file.to_owned(), reason };
+        match jsonc::parse(text).map_err(fault)? {
+            Value::Object(values) => found.push(Config { file, values }),
+            _ => return Err(fault("it must hold one JSON object".to_owned())),
+        }
+    }
+    Ok(found)
+}
+
+/// The strongest value of a key of the configuration.
+pub(super) fn setting<'a>(configs: &'a [Config], key: &str) -> Option<&'a Value> {
+    configs.iter().rev().find_map(|config| config.values.get(key))
+}
+
+/// Code of the folder that OpenCode runs inside its own process: plugins and tools.
+pub(super) fn code<'a>(tree: &'a Tree, kinds: &'a [&str]) -> impl Iterator<Item = &'a str> {
+    tree.paths().filter(move |path| {
+        let Some((kind, name)) = path.strip_prefix(".opencode/").and_then(|rest| rest.split_once('/')) else {
+            return false;
+        };
+        kinds.contains(&kind)
+            && !name.contains('/')
+            && matches!(name.rsplit_once('.'), Some((_, "js" | "ts")))
+    })
+}
+
+/// Both names of the folder for plugins.
+pub(super) const PLUGINS: &[&str] = &["plugin", "plugins"];
+/// Both names of the folder for tools.
+pub(super) const TOOLS: &[&str] = &["tool", "tools"];
+
+/// Reads everything the folder declares.
+pub(super) fn discover(tree: &Tree) -> Result<Discovery, Error> {
+    let configs = configs(tree)?;
+    let mut found = Discovery::default();
+    for config in &configs {
+        from_config(config, &mut found);
+    }
+    from_markdown(tree, &mut found);
+    for (kinds, name) in [(PLUGINS, "plugin"), (TOOLS, "tool")] {
+        for path in code(tree, kinds) {
+            let command = format!("code that OpenCode loads at its start: {path}");
+            found.hooks.push(Started { name: name.to_owned(), command, file: path.to_owned() });
+        }
+    }
+    found.agents.sort_by(|a, b| a.name.cmp(&b.name));
+    found.commands.sort_by(|a, b| a.name.cmp(&b.name));
+    found.skills.sort_by(|a, b| a.name.cmp(&b.name));
+    foreign_models(&configs, &mut found);
+    Ok(found)
+}
+
+/// Model calls pass the gateway, so a model of a provider that it does not serve can't be reached.
+fn foreign_models(configs: &[Config], found: &mut Discovery) {
+    let own = configs
+        .iter()
+        .filter_map(|config| Some((config.file, "model", config.values.get("model")?.as_str()?)));
+    let agents = found
+        .agents
+        .iter()
+        .filter_map(|agent| Some((agent.file.as_str(), agent.name.as_str(), agent.model.as_deref()?)));
+    let warnings: Vec<String> = own
+        .chain(agents)
+        .filter(|(_, _, model)| {
+            model.split_once('/').is_none_or(|(provider, _)| !PROVIDERS.contains(&provider))
+        })
+        .map(|(file, what, model)| {
+            let served = PROVIDERS.join("/…` and `");
+            format!("{file}: `{what}` asks for the model `{model}`; the gateway serves `{served}/…`")
+        })
+        .collect();
+    found.warnings.extend(warnings);
+}
+
+fn from_config(config: &Config, found: &mut Discovery) {
+    let file = config.file.to_owned();
+    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+    for (kind, mode) in [("mode", Some("primary")), ("agent", None)] {
+        for (name, agent) in entries(config, kind, &mut found.warnings) {
+            found.agents.retain(|other| other.name != *name);
+            if agent.get("disable").and_then(Value::as_bool) == Some(true) {
+                continue;
+            }
+            let tools = agent.get("tools").and_then(Value::as_object);
+            found.agents.push(Agent {
+                name: name.clone(),
+                description: text(agent, "description").unwrap_or_default(),
+                model: text(agent, "model"),
+                tools: tools
+                    .map(|tools| {
+                        allowed(tools.iter().map(|(name, on)| (name.as_str(), on == &Value::Bool(true))))
+                    })
+                    .unwrap_or_default(),
+                mode: mode.map(str::to_owned).or_else(|| text(agent, "mode")),
+                file: file.clone(),
+            });
+        }
+    }
+    for (name, command) in entries(config, "command", &mut found.warnings) {
+        found.commands.retain(|other| other.name != *name);
+        let description = text(command, "description").unwrap_or_default();
+        found.commands.push(Named { name: name.clone(), description, file: file.clone() });
+    }
+    for (name, server) in entries(config, "mcp", &mut found.warnings) {
+        let words = server
+            .get("command")
+            .and_then(Value::as_array)
+            .map(|words| words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "));
+        found.mcp_servers.retain(|other| other.name != *name);
+        if server.get("enabled").and_then(Value::as_bool) != Some(false) {
+            let command = words.or_else(|| text(server, "url")).unwrap_or_default();
+            found.mcp_servers.push(Started { name: name.clone(), command, file: file.clone() });
+        }
+    }
+    for plugin in config.values.get("plugin").and_then(Value::as_array).into_iter().flatten() {
+        if let Some(package) = plugin.as_str().or_else(|| plugin.get(0)?.as_str()) {
+            let command = format!("package that OpenCode installs and loads at its start: {package}");
+            found.hooks.push(Started { name: "plugin".to_owned(), command, file: file.clone() });
+        }
+    }
+}
+
+/// The entries of a block of the configuration.
+fn entries<'a>(
+    config: &'a Config,
+    block: &str,
+    warnings: &mut Vec<String>,
+) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    let value = config.values.get(block);
+    if value.is_some_and(|value| !value.is_object()) {
+        warnings.push(format!("{}: `{block}` must be an object", config.file));
+    }
+    value.and_then(Value::as_object).into_iter().flatten()
+}
+
+/// The tools that are switched on by name; OpenCode takes all where none is.
+fn allowed<'a>(tools: impl Iterator<Item = (&'a str, bool)>) -> Vec<String> {
+    tools.filter(|(_, on)| *on).map(|(name, _)| name.to_owned()).collect()
+}
+
+fn from_markdown(tree: &Tree, found: &mut Discovery) {
+    for path in tree.under(".opencode/") {
+        let Some((kind, name)) = path[".opencode/".len()..].split_once('/') else { continue };
+        let Some(name) = name.strip_suffix(".md") else { continue };
+        if !matches!(
+            kind,
+            "agent" | "agents" | "mode" | "modes" | "command" | "commands" | "skill" | "skills"
+        ) {
+            continue;
+        }
+        let front = match tree.text(path).map(frontmatter::split) {
+            Some(Ok((front, _))) => front,
+            Some(Err(reason)) => {
+                found.warnings.push(format!("{path}: {reason}"));
+                continue;
+            }
+            None => {
+                found.warnings.push(format!("{path}: it is too large, or not text"));
+                continue;
+            }
+        };
+        let (name, file) = (name.to_owned(), path.to_owned());
+        let description = front.text("description").unwrap_or_default().to_owned();
+        match kind {
+            "command" | "commands" => {
+                found.commands.retain(|other| other.name != name);
+                found.commands.push(Named { name, description, file });
+            }
+            "skill" | "skills" => {
+                if name.ends_with("/SKILL") {
+                    skill(&front, &name, description, file, found);
+                }
+            }
+            _ => {
+                found.agents.retain(|other| other.name != name);
+                if front.text("disable") != Some("true") {
+                    let mode = if kind.starts_with("mode") { Some("primary") } else { front.text("mode") };
+                    found.agents.push(Agent {
+                        name,
+                        description,
+                        model: front.text("model").map(str::to_owned),
+                        tools: tools(&front),
+                        mode: mode.map(str::to_owned),
+                        file,
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn skill(front: &FrontMatter, path: &str, description: String, file: String, found: &mut Discovery) {
+    let folder = path.trim_end_matches("/SKILL");
+    if front.text("name").is_none() || description.is_empty() {
+        found
+            .warnings
+            .push(format!("{file}: a skill needs `name` and `description`; OpenCode leaves it out"));
+        return;
+    }
+    let name = front.text("name").unwrap_or(folder).to_owned();
+    found.skills.push(Named { name, description, file });
+}
+
+fn tools(front: &FrontMatter) -> Vec<String> {
+    match front.get("tools") {
+        Some(Field::Map(tools)) => allowed(tools.iter().map(|(name, on)| (name.as_str(), on == "true"))),
+        Some(_) => front.list("tools"),
+        None => Vec::new(),
+    }
+}
