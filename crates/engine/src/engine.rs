@@ -26,7 +26,7 @@ use crate::tasks::Tasks;
 use crate::{Error, Principal, Result};
 
 /// How often the house is kept: old journal, old replies, the ballast.
-const KEEPING: Duration = Duration::from_secs(60);
+const KEEPING: Duration = Duration::from_mins(1);
 /// How long a free place among the processes is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -54,6 +54,7 @@ pub enum Error {
 }
 
 /// What a harness can do beyond a plain turn.
+#[expect(clippy::struct_excessive_bools, reason = "each is a capability of its own")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// Goes on in a new process with its own session.

@@ -10,7 +10,6 @@ use aws_lc_rs::digest;
 use axum::body::to_bytes;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use karta_engine::control::replies::{Replay, Reply};
 use karta_engine::{Engine, Principal};
 use karta_types::{ErrorCode, Problem};
@@ -21,7 +20,7 @@ const NAME: &str = "idempotency-key";
 /// The longest key.
 const MAX_KEY: usize = 255;
 /// How long an answer is kept.
-pub const KEPT: Duration = Duration::from_secs(86_400);
+pub const KEPT: Duration = Duration::from_hours(24);
 /// The largest answer that is kept.
 const MAX_REPLY: usize = 4 << 20;
 
@@ -98,7 +97,7 @@ async fn keep(engine: &Engine, who: &Principal, key: &Key, answer: Response) -> 
 
 fn replay(reply: Reply) -> Response {
     let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK);
-    let mut response = (status, Bytes::from(reply.body)).into_response();
+    let mut response = (status, reply.body).into_response();
     if let Ok(kind) = HeaderValue::from_str(&reply.content_type) {
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
     }

@@ -10,8 +10,8 @@ use utoipa::openapi::{InfoBuilder, ObjectBuilder, OpenApi, PathItem, RefOr, Requ
 use utoipa_axum::router::OpenApiRouter;
 
 /// The router, and its description as JSON.
-pub(crate) fn split(routes: OpenApiRouter<Engine>) -> (Router<Engine>, String) {
-    let (router, mut document) = routes.split_for_parts();
+pub(crate) fn split(api: OpenApiRouter<Engine>) -> (Router<Engine>, String) {
+    let (router, mut document) = api.split_for_parts();
     finish(&mut document);
     (router, document.to_pretty_json().unwrap_or_default())
 }

@@ -1,5 +1,6 @@
 //! For operators: alive, ready, numbers, the API's description, the pages of problems.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -70,12 +71,12 @@ async fn problem(Path(code): Path<String>) -> Answer<Html<String>> {
 }
 
 async fn problems() -> Html<String> {
-    let rows: String = ErrorCode::ALL
-        .iter()
-        .map(|code| {
-            format!("<li><a href=\"/problems/{code}\"><code>{code}</code></a> {}</li>", escape(code.title()))
-        })
-        .collect();
+    let mut rows = String::new();
+    for code in ErrorCode::ALL {
+        let title = escape(code.title());
+        // Writing to a string can't fail.
+        let _ = write!(rows, "<li><a href=\"/problems/{code}\"><code>{code}</code></a> {title}</li>");
+    }
     Html(page("Problems", &format!("<ul>{rows}</ul>")))
 }
 

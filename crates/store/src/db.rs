@@ -71,7 +71,7 @@ trait Job: Send {
 }
 
 struct Operation<T, F> {
-    operation: F,
+    work: F,
     result: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
 }
@@ -83,7 +83,7 @@ where
 {
     fn run<'a>(&'a mut self, connection: &'a mut AnyConnection) -> BoxFuture<'a, bool> {
         Box::pin(async move {
-            let result = (self.operation)(connection).await;
+            let result = (self.work)(connection).await;
             let fine = result.is_ok();
             self.result = Some(result);
             fine
@@ -133,12 +133,12 @@ impl Store {
             .connect_with(connect)
             .await
             .map_err(Error::database("opening the database for reading"))?;
-        let (writes, queue) = mpsc::channel(QUEUE);
+        let (submit, queue) = mpsc::channel(QUEUE);
         let (stop, stopped) = tokio::sync::watch::channel(false);
         #[expect(clippy::disallowed_methods, reason = "close() waits for it")]
         let task = tokio::spawn(write_groups(writer, queue, stopped, sqlite));
         let writer = Mutex::new(Some(task));
-        Ok(Self(Arc::new(Inner { readers, writes, writer, stop, keys: options.keys })))
+        Ok(Self(Arc::new(Inner { readers, writes: submit, writer, stop, keys: options.keys })))
     }
 
     /// Writes what is waiting and closes the database.
@@ -177,7 +177,7 @@ impl Store {
         F: for<'c> Fn(&'c mut AnyConnection) -> BoxFuture<'c, Result<T>> + Send + Sync + 'static,
     {
         let (reply, result) = oneshot::channel();
-        let job = Box::new(Operation { operation, result: None, reply });
+        let job = Box::new(Operation { work: operation, result: None, reply });
         self.0.writes.send(job).await.map_err(|_| Error::Closed)?;
         result.await.unwrap_or(Err(Error::Closed))
     }

@@ -61,7 +61,7 @@ impl Error {
     }
 }
 
-/// SQLITE_FULL is 13; a full disk under the write-ahead log shows as an I/O error; PostgreSQL's disk_full is 53100.
+/// `SQLITE_FULL` is 13; a full disk under the write-ahead log shows as an I/O error; `PostgreSQL`'s `disk_full` is 53100.
 fn is_full(error: &sqlx::Error) -> bool {
     let Some(error) = error.as_database_error() else { return false };
     match error.code().as_deref() {

@@ -20,7 +20,7 @@ use crate::printer::{CYAN, DIM, Printer, RED, YELLOW, tame};
 /// What the demo says.
 const MESSAGE: &str = "Order 1042 arrived broken. Please look it up and open a ticket.";
 /// How long the demo's turn may take before it is given up, so that nothing hangs where nobody looks.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// The example's files, in this binary, so that the demo runs wherever it is.
 const CLAUDE_CODE: &[(&str, &str)] = &[

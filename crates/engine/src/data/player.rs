@@ -111,14 +111,14 @@ async fn host(
                     tokio::select! {
                         () = &mut end => break,
                         // `read_until` keeps what it has read in `line` when it is cut off here.
-                        read = lines.read_until(b'\n', &mut line) => if !heard(&mut player, read, &mut line) { return 0 },
+                        read = lines.read_until(b'\n', &mut line) => if !heard(&mut player, &read, &mut line) { return 0 },
                     }
                 }
                 Ok(())
             }
             Action::Listen => {
                 let read = lines.read_until(b'\n', &mut line).await;
-                if !heard(&mut player, read, &mut line) {
+                if !heard(&mut player, &read, &mut line) {
                     return 0;
                 }
                 Ok(())
@@ -131,7 +131,7 @@ async fn host(
 }
 
 /// Gives the player a line. Answers whether there may be more.
-fn heard(player: &mut Player, read: std::io::Result<usize>, line: &mut Vec<u8>) -> bool {
+fn heard(player: &mut Player, read: &std::io::Result<usize>, line: &mut Vec<u8>) -> bool {
     match read {
         Ok(0) | Err(_) => false,
         Ok(_) => {

@@ -75,7 +75,7 @@ pub(super) async fn forward(
     };
     let sent = shared.client.post(url).headers(headers).body(body).send().await;
     match sent {
-        Ok(answer) => pass_back(provider, route, shared, channel, call, answer).await,
+        Ok(answer) => pass_back(provider, route, shared, channel, call, answer),
         Err(error) => {
             // The URL stays out of the message: it may be an internal one.
             let error = error.without_url();
@@ -99,7 +99,7 @@ fn passed_headers(given: &HeaderMap, dialect: &dyn Dialect) -> HeaderMap {
     headers
 }
 
-async fn pass_back(
+fn pass_back(
     provider: Provider,
     route: Route,
     shared: &Arc<Shared>,

@@ -170,7 +170,7 @@ impl Config {
             upstreams,
             prices: Prices::list()?.with(settings.prices.clone()),
             connect_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(300),
+            idle_timeout: Duration::from_mins(5),
         })
     }
 }

@@ -56,7 +56,8 @@ impl Codec for ScriptedCodec {
         if let Some(line) = self.lines.finish() {
             self.state.line(&line, out);
         }
-        let how = status.map_or_else(|| "was killed".to_owned(), |status| format!("ended with status {status}"));
+        let how =
+            status.map_or_else(|| "was killed".to_owned(), |status| format!("ended with status {status}"));
         let tail = if stderr_tail.is_empty() { String::new() } else { format!("; it wrote: {stderr_tail}") };
         let message = format!("the harness {how} during the turn{tail}");
         self.state.end(End::Failed { code: ErrorCode::HarnessFailed, message }, out);
@@ -123,7 +124,10 @@ impl State {
                     return;
                 }
                 let (tool, message) = (tool.into_owned(), message.into_owned());
-                Said::Asked { request: request.into_owned(), ask: Ask { kind, tool, tool_input: input, message } }
+                Said::Asked {
+                    request: request.into_owned(),
+                    ask: Ask { kind, tool, tool_input: input, message },
+                }
             }
             Wire::Use { model, usage, cost_micros } => {
                 Said::Used { model: model.into_owned(), usage, cost: Micros::new(cost_micros.max(0)) }

@@ -88,7 +88,8 @@ impl Harness for Scripted {
     fn read_history(&self, bytes: &[u8]) -> Result<Vec<Message>, Error> {
         let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
         let message = |(index, line): (usize, &[u8])| {
-            let said: wire::Said = serde_json::from_slice(line).map_err(|error| Error::History(error.to_string()))?;
+            let said: wire::Said =
+                serde_json::from_slice(line).map_err(|error| Error::History(error.to_string()))?;
             Ok(Message {
                 id: format!("msg_{}", index + 1),
                 role: if said.user { Role::User } else { Role::Assistant },

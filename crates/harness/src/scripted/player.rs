@@ -26,6 +26,7 @@ pub enum Action {
 }
 
 /// Plays one session.
+#[expect(clippy::struct_excessive_bools, reason = "each is a state of its own; a script can reach every mix")]
 #[derive(Debug)]
 pub struct Player {
     script: Script,
@@ -171,8 +172,13 @@ impl Player {
             Step::Ask { kind, tool, input, message, approved, denied } => {
                 self.calls += 1;
                 let request = format!("ask_{}", self.calls);
-                let line =
-                    Line::Ask { request: request.clone().into(), kind, tool: tool.into(), input, message: message.into() };
+                let line = Line::Ask {
+                    request: request.clone().into(),
+                    kind,
+                    tool: tool.into(),
+                    input,
+                    message: message.into(),
+                };
                 self.write(&line);
                 self.asked = Some((request, approved, denied));
             }

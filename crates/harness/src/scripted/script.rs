@@ -77,10 +77,10 @@ pub enum Step {
         message: String,
         /// After a yes.
         #[serde(default)]
-        approved: Vec<Step>,
+        approved: Vec<Self>,
         /// After a no.
         #[serde(default)]
-        denied: Vec<Step>,
+        denied: Vec<Self>,
     },
     /// Usage, as no gateway sees it.
     Use {

@@ -309,9 +309,8 @@ async fn fold(mut accepted: Accepted) -> Answer<Json<Unary>> {
             if last || matches!(event.body, EventBody::InputRequired(_)) {
                 return match fold.finish() {
                     Ok(answer) => Ok(Json(Unary { answer })),
-                    Err(problem) => {
-                        Err(problem.unwrap_or_else(|| Problem::new(ErrorCode::Internal, "")).into())
-                    }
+                    Err(Some(problem)) => Err(Failure(problem)),
+                    Err(None) => Err(Problem::new(ErrorCode::Internal, "").into()),
                 };
             }
         }

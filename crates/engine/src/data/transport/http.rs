@@ -33,7 +33,7 @@ const MAX_LOG: usize = 4096;
 /// Requests that are made at once.
 const MAX_REQUESTS: usize = 64;
 /// The longest that a request may ask to wait.
-const MAX_DELAY: Duration = Duration::from_secs(60);
+const MAX_DELAY: Duration = Duration::from_mins(1);
 /// How often a broken event stream is opened again before the process is given up.
 const ATTEMPTS: u32 = 5;
 /// How long a broken event stream may be the sign of a process that is about to end.

@@ -137,7 +137,7 @@ impl Fold {
     ///
     /// # Errors
     /// The problem of a turn that failed before it said anything; `None` if the last event has not come.
-    pub fn finish(self) -> Result<Answer, Option<Problem>> {
+    pub fn finish(self) -> Result<Answer, Option<Box<Problem>>> {
         let waiting = self.at.filter(|_| !self.pending.is_empty()).map(|(session, turn)| {
             (session, turn, TurnState::Running, Metered::default(), Some("input_required".to_owned()))
         });
@@ -147,7 +147,7 @@ impl Fold {
         if matches!(status, TurnState::Failed | TurnState::BudgetExhausted)
             && let Some(problem) = self.error
         {
-            return Err(Some(problem));
+            return Err(Some(Box::new(problem)));
         }
         let mut messages = self.messages;
         for message in &mut messages {

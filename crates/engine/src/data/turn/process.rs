@@ -30,7 +30,7 @@ pub(super) struct Running {
     version: u64,
     agent: Option<String>,
     io: Io,
-    _sandbox: Arc<dyn Sandbox>,
+    sandbox: Arc<dyn Sandbox>,
     _pass: Pass,
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -187,7 +187,7 @@ impl Runner {
             version: release.row.version,
             agent: agent.map(str::to_owned),
             io,
-            _sandbox: sandbox,
+            sandbox,
             _pass: pass,
             _permit: permit,
         };
@@ -197,7 +197,7 @@ impl Runner {
             }
         }
         self.running = Some(running);
-        Ok(start_notices(release, launch_policy(settings, release), kept))
+        Ok(start_notices(release, launch_policy(settings, release), &kept))
     }
 
     /// New, or the one that the harness has kept: looked for where the harness keeps it, so that a crash between two writes
@@ -251,8 +251,8 @@ impl Runner {
             }
             let Some(running) = &self.running else { continue };
             let relative = format!("uploads/{name}");
-            let path = running._sandbox.place().workspace.join(&relative);
-            running._sandbox.put(&path, &bytes).await?;
+            let path = running.sandbox.place().workspace.join(&relative);
+            running.sandbox.put(&path, &bytes).await?;
             content.push(Content::Text { text: format!("[The user attached a file: {relative}]") });
         }
         Ok(Input::Message {
@@ -272,7 +272,7 @@ fn launch_policy(settings: &crate::Settings, release: &Loaded) -> (bool, bool) {
 }
 
 /// What the folder starts by itself, and what a new release left alone, for those who ask for `system` events.
-fn start_notices(release: &Loaded, (hooks, mcp): (bool, bool), kept: Vec<String>) -> Vec<Body> {
+fn start_notices(release: &Loaded, (hooks, mcp): (bool, bool), kept: &[String]) -> Vec<Body> {
     let found = &release.row.found;
     let mut notices = Vec::new();
     if !found.hooks.is_empty() || !found.mcp_servers.is_empty() {

@@ -197,7 +197,7 @@ impl Runner {
             let deadline = self.deadline();
             let next = {
                 let now = self.engine.clock().now();
-                let sleep = deadline.map_or(Duration::from_secs(3600), |at| at.since(now));
+                let sleep = deadline.map_or(Duration::from_hours(1), |at| at.since(now));
                 let running = &mut self.running;
                 tokio::select! {
                     biased;
