@@ -18,11 +18,11 @@ pub(crate) fn turns(body: &Value) -> Vec<Turn> {
             Some(Value::Array(blocks)) => {
                 let kind = |block: &Value| block.get("type").and_then(Value::as_str).map(str::to_owned);
                 let results = blocks.iter().any(|block| kind(block).as_deref() == Some("tool_result"));
-                let texts: Vec<_> = blocks
-                    .iter()
-                    .filter_map(|block| block.get("text").and_then(Value::as_str).and_then(human))
-                    .collect();
-                (!results && !texts.is_empty()).then(|| texts.join("\n"))
+                // Clients join messages that follow one another: the last one counts.
+                let texts = blocks.iter().rev();
+                let last =
+                    texts.filter_map(|block| block.get("text").and_then(Value::as_str)).find_map(human);
+                last.filter(|_| !results).map(str::to_owned)
             }
             _ => None,
         };

@@ -133,9 +133,9 @@ pub(crate) fn choose(turns: &[Turn], rules: &[Rule], helper: bool) -> (Step, Str
     (step, words, index)
 }
 
-/// The script in the words: the JSON array after `SCRIPT:`. Words after it are ignored.
+/// The script in the words: the JSON array after the first `SCRIPT:` (later ones are within it). Words after it are ignored.
 fn scripted(words: &str) -> Option<Vec<Step>> {
-    let json = &words[words.rfind("SCRIPT:")? + "SCRIPT:".len()..];
+    let json = &words[words.find("SCRIPT:")? + "SCRIPT:".len()..];
     let mut values = serde_json::Deserializer::from_str(json).into_iter::<Value>();
     let value = values.next()?.ok()?;
     Some(

@@ -6,4 +6,5 @@ mod chat;
 mod fake;
 mod help;
 mod policy;
+mod real;
 mod run;
