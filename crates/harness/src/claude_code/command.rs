@@ -39,6 +39,8 @@ pub(super) fn command(launch: &Launch<'_>) -> Result<Command, Error> {
         Native::New(id) => format!("--session-id={id}"),
         Native::Resume(id) => format!("--resume={id}"),
     });
+    // Else a resumed session keeps the prompt it began with: a hand-off to another agent, or a new release, would change nothing.
+    args.push("--system-prompt-snapshot=off".to_owned());
     if let Some(agent) = launch.agent {
         args.push(format!("--agent={agent}"));
     }

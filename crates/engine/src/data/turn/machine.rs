@@ -3,7 +3,7 @@
 //! The machine owns the codec of one harness process and lives as long as the process. It knows no IO and no clock: every step is
 //! (state, stimulus, now) → effects. The loop in [`super::run`] performs the effects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -121,9 +121,14 @@ enum Stop {
     Because(Box<Problem>),
 }
 
+/// Tool calls that were approved for the session; more are asked about again.
+const MAX_APPROVED: usize = 1000;
+
 #[derive(Debug)]
 struct Open {
     native: String,
+    /// The tool and its input, for calls that can be approved for the session.
+    call: Option<(String, String)>,
     expires: Timestamp,
 }
 
@@ -151,6 +156,9 @@ pub struct Machine {
     started: Timestamp,
     ready: bool,
     gone: bool,
+    /// Calls approved for the session. Harnesses have rules of their own for what is the same; the very same call is never
+    /// asked about again, whatever they hold of it.
+    approved: BTreeSet<(String, String)>,
     /// What waits for the process to be ready.
     held: Vec<Input>,
     turn: Option<Turn>,
@@ -184,6 +192,7 @@ impl Machine {
             started: now,
             ready: false,
             gone: false,
+            approved: BTreeSet::new(),
             held: Vec::new(),
             turn: None,
             out: Out::default(),
@@ -307,6 +316,12 @@ impl Machine {
         let Some(turn) = &mut self.turn else { return };
         let Some(open) = turn.open.remove(&request) else { return };
         turn.heard = now;
+        if let Some(call) = open.call
+            && answer.decision == Decision::ApproveSession
+            && self.approved.len() < MAX_APPROVED
+        {
+            self.approved.insert(call);
+        }
         if turn.open.is_empty()
             && let Some(since) = turn.waiting_since.take()
         {
@@ -542,8 +557,11 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         let Some(turn) = &mut self.turn else { return };
+        let call = (ask.kind == AskKind::ToolUse).then(|| (ask.tool.clone(), ask.tool_input.to_string()));
+        let known = call.as_ref().is_some_and(|call| self.approved.contains(call));
         let decided = match self.mode {
             _ if turn.stop.is_some() || turn.open.len() >= MAX_OPEN => Some(Decision::Deny),
+            _ if known => Some(Decision::ApproveOnce),
             PermissionMode::AllowAll if ask.kind == AskKind::ToolUse => Some(Decision::ApproveOnce),
             PermissionMode::DenyAll => Some(Decision::Deny),
             _ => None,
@@ -559,7 +577,7 @@ impl Machine {
             AskKind::ToolUse => vec![Decision::ApproveOnce, Decision::ApproveSession, Decision::Deny],
             AskKind::Question | AskKind::Plan => vec![Decision::ApproveOnce, Decision::Deny],
         };
-        turn.open.insert(request_id, Open { native, expires });
+        turn.open.insert(request_id, Open { native, call, expires });
         turn.waiting_since.get_or_insert(now);
         effects.push(Effect::Emit(
             Body::InputRequired(InputRequired {
