@@ -1,1 +1,58 @@
-fn main() {}
+//! Load against a running server, printed as one table.
+//!
+//! `cargo run --release -p bench` starts the platform as a process of its own (authentication and the durable journal on, the scripted
+//! harness in memory) and measures it from this one; `--url` and `--key` run the same load against any server with the same routes.
+
+mod client;
+mod load;
+mod memory;
+mod report;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Load against a Karta server
+#[derive(Debug, Parser)]
+pub(crate) struct Args {
+    /// A server to load instead of one of our own
+    #[arg(long, requires = "key")]
+    url: Option<String>,
+    /// A key for it
+    #[arg(long)]
+    key: Option<String>,
+    /// Its project
+    #[arg(long, default_value = "app")]
+    project: String,
+    /// Seconds for each row
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// How many clients, one connection each
+    #[arg(long, value_delimiter = ',', default_value = "1,32,200")]
+    clients: Vec<usize>,
+    /// Rows as JSON lines
+    #[arg(long)]
+    json: bool,
+    /// Serve, to be measured by another process
+    #[arg(long, hide = true)]
+    serve: Option<std::path::PathBuf>,
+    /// Serve the baseline, to be measured by another process
+    #[arg(long, hide = true)]
+    serve_baseline: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(async {
+        if let Some(data) = &args.serve {
+            serve::platform(data).await?;
+        } else if args.serve_baseline {
+            serve::baseline().await?;
+        } else {
+            load::run(&args).await?;
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
