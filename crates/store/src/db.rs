@@ -127,6 +127,8 @@ impl Store {
         let readers = AnyPoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(Duration::from_secs(30))
+            // The database is a file or close by: a connection that broke shows in its first query.
+            .test_before_acquire(false)
             .after_connect(move |connection, _| {
                 Box::pin(async move { if sqlite { set_up(connection, durability).await } else { Ok(()) } })
             })
