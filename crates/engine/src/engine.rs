@@ -366,6 +366,11 @@ impl Engine {
         self.hub().count()
     }
 
+    /// Whether the session has a runner in this process: something may still be said.
+    pub fn is_alive(&self, session: karta_types::SessionId) -> bool {
+        self.hub().running(session).is_some()
+    }
+
     pub(crate) fn store(&self) -> &Store {
         &self.0.store
     }
@@ -440,7 +445,8 @@ impl Engine {
         Ok(())
     }
 
-    async fn keep_house(&self) {
+    /// Erases what is past its time, and puts the ballast back. Runs by itself every minute.
+    pub async fn keep_house(&self) {
         let now = self.clock().now();
         let before = crate::data::sessions::expired_before(now, self.settings().journal_retention());
         let kept = async {

@@ -260,3 +260,38 @@ impl Settings {
         Duration::from_secs(self.journal_retention_seconds)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_says_the_defaults() {
+        let example = Settings::parse(include_str!("../../../karta.example.toml")).unwrap();
+        assert_eq!(format!("{example:?}"), format!("{:?}", Settings::default()));
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_with_its_line() {
+        let error = Settings::parse("listen = \"127.0.0.1:1\"\n[limits]\nqueeue = 3\n").unwrap_err();
+        assert!(error.contains("queeue") && error.contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let mut settings =
+            Settings::parse("[providers.openai]\nkey = \"a\"\nbase_url = \"http://x\"\n").unwrap();
+        let var = |name: &str| match name {
+            "OPENAI_API_KEY" => Some("b".to_owned()),
+            "KARTA_LISTEN" => Some("127.0.0.1:9".to_owned()),
+            _ => None,
+        };
+        settings.apply_env(&var).unwrap();
+        let openai = settings.providers.openai.as_ref().unwrap();
+        assert_eq!((openai.key.expose().as_str(), openai.base_url.as_deref()), ("b", Some("http://x")));
+        assert_eq!(settings.listen.port(), 9);
+        assert_eq!(settings.default_model().0, "openai");
+        let bad = |name: &str| (name == "KARTA_LISTEN").then(|| "nowhere".to_owned());
+        assert!(settings.apply_env(&bad).unwrap_err().contains("KARTA_LISTEN"));
+    }
+}

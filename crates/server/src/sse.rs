@@ -121,6 +121,9 @@ impl Pump {
     /// The server stops: what the turns said at their end is still shown.
     async fn rest(&mut self) -> Option<Bytes> {
         let mut all = BytesMut::new();
+        if !self.engine.is_alive(self.session) {
+            return None;
+        }
         let farewell = tokio::time::timeout(Duration::from_secs(2), async {
             while let Ok(item) = self.reader.next().await {
                 all.extend_from_slice(&self.show(&item));

@@ -26,6 +26,9 @@ struct Entry {
     cache_read: i64,
     #[serde(default)]
     cache_write: i64,
+    /// Set by the operator: wins over the list.
+    #[serde(skip)]
+    own: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -48,9 +51,16 @@ impl Prices {
     #[must_use]
     pub fn with(mut self, own: BTreeMap<String, Price>) -> Self {
         for (model, price) in own {
-            self.entries.retain(|entry| entry.model != model);
             let Price { input, output, cache_read, cache_write } = price;
-            self.entries.push(Entry { model, since: String::new(), input, output, cache_read, cache_write });
+            self.entries.push(Entry {
+                model,
+                since: String::new(),
+                input,
+                output,
+                cache_read,
+                cache_write,
+                own: true,
+            });
         }
         self
     }
@@ -68,8 +78,8 @@ impl Prices {
             };
             named && entry.since.as_str() <= day
         };
-        let best =
-            self.entries.iter().filter(fits).max_by_key(|entry| (entry.model.len(), entry.since.as_str()))?;
+        let rank = |entry: &&Entry| (entry.own, entry.model.len(), entry.since.clone());
+        let best = self.entries.iter().filter(fits).max_by_key(rank)?;
         let Entry { input, output, cache_read, cache_write, .. } = *best;
         Some(Price { input, output, cache_read, cache_write })
     }

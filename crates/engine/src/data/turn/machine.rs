@@ -626,6 +626,10 @@ impl Machine {
             End::Interrupted => self.stopped(effects),
             End::Failed { .. } if stopping => self.stopped(effects),
             End::Failed { code, message } => {
+                // What can't be read now may not be readable later: the next turn gets a process that is new.
+                if code == ErrorCode::HarnessOutputInvalid {
+                    effects.push(Effect::Kill);
+                }
                 let status = if code == ErrorCode::BudgetExhausted {
                     TurnState::BudgetExhausted
                 } else {

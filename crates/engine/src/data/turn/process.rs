@@ -29,6 +29,8 @@ pub(super) struct Running {
     pub(super) capabilities: Capabilities,
     version: u64,
     agent: Option<String>,
+    /// It was killed; its end is still to be heard of.
+    killed: bool,
     io: Io,
     sandbox: Arc<dyn Sandbox>,
     _pass: Pass,
@@ -81,7 +83,8 @@ impl Running {
         let _ = self.io.send(bytes).await;
     }
 
-    pub(super) fn kill(&self) {
+    pub(super) fn kill(&mut self) {
+        self.killed = true;
         self.io.kill();
     }
 
@@ -101,7 +104,11 @@ impl Runner {
     ) -> Result<Vec<Body>> {
         if let Some(running) = &self.running {
             let same_agent = running.capabilities.agent_per_message || running.agent.as_deref() == agent;
-            if running.version == release.row.version && same_agent && !running.machine.gone() {
+            if running.version == release.row.version
+                && same_agent
+                && !running.machine.gone()
+                && !running.killed
+            {
                 return Ok(Vec::new());
             }
         }
@@ -186,6 +193,7 @@ impl Runner {
             capabilities: release.harness.capabilities(),
             version: release.row.version,
             agent: agent.map(str::to_owned),
+            killed: false,
             io,
             sandbox,
             _pass: pass,

@@ -1,0 +1,127 @@
+//! Who may: every route without a key, with a foreign one, with too narrow a one.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{App, answer, plain};
+
+/// Every route that needs a key: method, path, and whether it writes. A test holds it against the API's description.
+const ROUTES: &[(&str, &str, bool)] = &[
+    ("GET", "/v1/whoami", false),
+    ("GET", "/v1/usage", false),
+    ("GET", "/v1/inputs", false),
+    ("GET", "/v1/projects", false),
+    ("GET", "/v1/projects/{project}", false),
+    ("GET", "/v1/projects/{project}/releases", false),
+    ("GET", "/v1/projects/{project}/releases/{version}", false),
+    ("POST", "/v1/projects/{project}/messages", true),
+    ("GET", "/v1/sessions", false),
+    ("POST", "/v1/sessions", true),
+    ("GET", "/v1/projects/{project}/sessions", false),
+    ("POST", "/v1/projects/{project}/sessions", true),
+    ("GET", "/v1/sessions/{session}", false),
+    ("PATCH", "/v1/sessions/{session}", true),
+    ("DELETE", "/v1/sessions/{session}", true),
+    ("GET", "/v1/sessions/{session}/events", false),
+    ("GET", "/v1/sessions/{session}/history", false),
+    ("GET", "/v1/sessions/{session}/inputs", false),
+    ("PUT", "/v1/sessions/{session}/inputs/{request}", true),
+    ("POST", "/v1/sessions/{session}/interrupt", true),
+    ("POST", "/v1/sessions/{session}/messages", true),
+    ("GET", "/v1/sessions/{session}/turns", false),
+    ("GET", "/v1/sessions/{session}/turns/{turn}", false),
+];
+
+fn described() -> Vec<(String, String)> {
+    let document: Value = serde_json::from_str(&karta_server::openapi::document()).unwrap();
+    let mut routes = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys().filter(|method| method.len() <= 6) {
+            routes.push((method.to_uppercase(), path.clone()));
+        }
+    }
+    routes
+}
+
+/// The routes, those under a session twice: flat and under the project.
+fn all() -> Vec<(Method, String, bool)> {
+    let mut all = Vec::new();
+    for (method, path, writes) in ROUTES {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        all.push((method.clone(), (*path).to_owned(), *writes));
+        if let Some(rest) = path.strip_prefix("/v1/sessions/{session}") {
+            all.push((method, format!("/v1/projects/{{project}}/sessions/{{session}}{rest}"), *writes));
+        }
+    }
+    all
+}
+
+#[test]
+fn no_route_is_forgotten() {
+    let known: Vec<_> = all().into_iter().map(|(method, path, _)| (method.to_string(), path)).collect();
+    for route in described() {
+        assert!(known.contains(&route), "{route:?} is not walked");
+    }
+    assert_eq!(known.len(), described().len());
+}
+
+fn body(path: &str) -> Value {
+    match path.rsplit('/').next().unwrap() {
+        "messages" => json!({"text": "hello"}),
+        "sessions" if path.starts_with("/v1/sessions") => json!({"project": "app"}),
+        "{request}" => json!({"decision": "deny"}),
+        _ => json!({}),
+    }
+}
+
+#[tokio::test]
+async fn every_route_asks_who_and_foreign_is_not_found() {
+    let app = App::start(plain()).await;
+    let (_, waiting) = app.post("/v1/projects/app/messages", json!({"text": "ask"})).await;
+    let session = waiting["session_id"].as_str().unwrap();
+    let turn = waiting["turn_id"].as_str().unwrap();
+    let request = waiting["pending_inputs"][0]["request_id"].as_str().unwrap();
+    let project = app.get("/v1/projects/app").await["id"].as_str().unwrap().to_owned();
+    let foreign = app.foreign_key().await;
+    let reader = app.key_with("read").await;
+    let writer = app.key_with("write").await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    for (method, path, writes) in all() {
+        let filled = path
+            .replace("{project}", &project)
+            .replace("{session}", session)
+            .replace("{turn}", turn)
+            .replace("{request}", request)
+            .replace("{version}", "1");
+        let send = |key: Option<&str>| {
+            let mut call = client.request(method.clone(), format!("{}{filled}", app.url));
+            if method != Method::GET && method != Method::DELETE {
+                call = call.json(&body(&path));
+            }
+            key.map_or(call.try_clone().unwrap(), |key| call.bearer_auth(key)).send()
+        };
+        let mangled = format!("{}x", &app.key[..app.key.len() - 1]);
+        for key in [None, Some("kt_live_nonsense"), Some(mangled.as_str()), Some("")] {
+            let (status, problem) = answer(send(key).await.unwrap()).await;
+            assert_eq!((status, &problem["error"]), (401, &json!("unauthorized")), "{method} {path} {key:?}");
+        }
+        let narrow = if writes { &reader } else { &writer };
+        let (status, problem) = answer(send(Some(narrow)).await.unwrap()).await;
+        assert_eq!((status, &problem["error"]), (403, &json!("forbidden")), "{method} {path}: {problem}");
+        let names_something = path.contains('{');
+        if names_something {
+            let (status, problem) = answer(send(Some(&foreign)).await.unwrap()).await;
+            assert_eq!((status, &problem["error"]), (404, &json!("not_found")), "{method} {path}: {problem}");
+        }
+    }
+    let client_of_two =
+        client.get(format!("{}/v1/sessions", app.url)).bearer_auth(&foreign).send().await.unwrap();
+    assert!(answer(client_of_two).await.1["data"].as_array().unwrap().is_empty());
+    let inputs = client.get(format!("{}/v1/inputs", app.url)).bearer_auth(&foreign).send().await.unwrap();
+    assert!(answer(inputs).await.1["data"].as_array().unwrap().is_empty());
+    // The foreign calls changed nothing.
+    assert_eq!(app.get(&format!("/v1/sessions/{session}")).await["status"], "waiting");
+    let who = app.get("/v1/whoami").await;
+    assert_eq!((&who["org"]["slug"], &who["scopes"]), (&json!("one"), &json!(["read", "write", "admin"])));
+    app.stop().await;
+}

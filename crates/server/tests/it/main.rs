@@ -1,0 +1,12 @@
+//! The API over a real server, a real database and the scripted harness.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+mod access;
+mod events;
+mod faults;
+mod inputs;
+mod messages;
+mod operations;
+mod repeat;
+mod sessions;
+mod support;
