@@ -80,7 +80,6 @@ impl Client {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "measuring is the purpose")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }

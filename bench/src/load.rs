@@ -60,16 +60,13 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let (_base_child, base) = start(&[OsStr::new("--serve-baseline")]).await?;
     let base = Target { place: base, create, pid: None };
-    let (child, target) = match (&args.url, &args.key) {
-        (Some(url), Some(key)) => {
-            let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
-            (None, Target { place: Place { address, key: key.clone() }, create, pid: None })
-        }
-        _ => {
-            let (child, place) = start(&[OsStr::new("--serve"), folder.path().as_os_str()]).await?;
-            let pid = child.id();
-            (Some(child), Target { place, create, pid })
-        }
+    let (child, target) = if let (Some(url), Some(key)) = (&args.url, &args.key) {
+        let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        (None, Target { place: Place { address, key: key.clone() }, create, pid: None })
+    } else {
+        let (child, place) = start(&[OsStr::new("--serve"), folder.path().as_os_str()]).await?;
+        let pid = child.id();
+        (Some(child), Target { place, create, pid })
     };
     let (base, target) = (Arc::new(base), Arc::new(target));
     let at_start = target.pid.map(resident);
@@ -207,7 +204,7 @@ async fn memory(create_body: &'static str) -> anyhow::Result<()> {
         streams.push(client.open(&format!("/v1/sessions/{session}/events")).await?);
     }
     let streaming = resident(pid);
-    let each = |from: u64, to: u64, count: usize| to.saturating_sub(from) as usize * 1024 / count;
+    let each = |from: u64, to: u64, count: usize| to.saturating_sub(from) * 1024 / count as u64;
     say(&format!("resident memory of a fresh server: {start} KiB"));
     say(&format!("per idle session ({IDLE} that never ran): {} bytes", each(start, idle, IDLE)));
     say(&format!(

@@ -98,7 +98,11 @@ async fn every_route_asks_who_and_foreign_is_not_found() {
             if method != Method::GET && method != Method::DELETE {
                 call = call.json(&body(&path));
             }
-            key.map_or(call.try_clone().unwrap(), |key| call.bearer_auth(key)).send()
+            match key {
+                Some(key) => call.bearer_auth(key),
+                None => call,
+            }
+            .send()
         };
         let mangled = format!("{}x", &app.key[..app.key.len() - 1]);
         for key in [None, Some("kt_live_nonsense"), Some(mangled.as_str()), Some("")] {

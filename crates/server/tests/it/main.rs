@@ -1,5 +1,5 @@
 //! The API over a real server, a real database and the scripted harness.
-#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on fails")]
 
 mod access;
 mod events;

@@ -65,7 +65,7 @@ async fn a_model_that_is_gone_is_told_and_a_saved_folder_is_served() {
     let Karta { model, data, folder, client, log, child, listen } = karta;
     model.shutdown().await;
     let model = Server::start(Options::default()).await.unwrap();
-    let karta = Karta { model, data, folder, client, log, child, listen };
+    let karta = Karta { data, folder, client, model, log, child, listen };
     let events = karta.turn(session, "are you there?", yes).await;
     assert_eq!(status(&events), TurnState::Failed, "{events:#?}");
     let code = error_code(&events);
