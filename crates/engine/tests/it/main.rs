@@ -1,5 +1,7 @@
 //! The engine from outside.
 
-#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
 
+mod gateway;
 mod harnesses;
+mod machine;

@@ -1,0 +1,315 @@
+//! The model gateway between a client and a provider that both are ours.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use karta_engine::gateway::{
+    Admitted, Authority, Call, Channel, Config, Gateway, Prices, Provider, Refused, Trouble, Upstream, Used,
+};
+use karta_types::{Secret, Usage};
+
+const KEY: &str = "sk-planted-gateway";
+const TOKEN: &str = "session-token";
+
+/// What the provider got, and what it is to answer.
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<State_>>);
+
+#[derive(Default)]
+struct State_ {
+    seen: Vec<(String, HeaderMap, Vec<u8>)>,
+    status: u16,
+    headers: Vec<(&'static str, &'static str)>,
+    chunks: Vec<&'static [u8]>,
+    cut: bool,
+}
+
+async fn provider(State(fake): State<Fake>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, 64 << 20).await.unwrap().to_vec();
+    let mut state = fake.0.lock().unwrap();
+    state.seen.push((parts.uri.to_string(), parts.headers, body));
+    let cut = state.cut;
+    let chunks = state.chunks.clone();
+    let stream = futures_util::stream::unfold((chunks.into_iter(), cut), |(mut chunks, cut)| async move {
+        // Each chunk is one of its own on the wire.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        match chunks.next() {
+            Some(chunk) => Some((Ok(Bytes::from_static(chunk)), (chunks, cut))),
+            None if cut => Some((Err(std::io::Error::other("cut")), (chunks, false))),
+            None => None,
+        }
+    });
+    let mut response = Response::new(Body::from_stream(stream));
+    *response.status_mut() = StatusCode::from_u16(state.status.max(200)).unwrap();
+    for (name, value) in &state.headers {
+        response.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    response
+}
+
+/// What the session's channel was told.
+#[derive(Default)]
+struct Session {
+    used: Mutex<Vec<Used>>,
+    trouble: Mutex<Vec<Trouble>>,
+    refuse: bool,
+}
+
+struct Keys(Arc<Session>);
+
+impl Authority for Keys {
+    fn channel(&self, token: &str) -> Option<Arc<dyn Channel>> {
+        (token == TOKEN).then(|| self.0.clone() as Arc<dyn Channel>)
+    }
+}
+
+#[async_trait]
+impl Channel for Session {
+    async fn admit(&self, _call: &Call) -> Result<Admitted, Refused> {
+        if self.refuse {
+            return Err(Refused { level: "org".into(), detail: "nothing left".into() });
+        }
+        Ok(Admitted)
+    }
+
+    async fn used(&self, _call: &Call, used: Used) {
+        self.used.lock().unwrap().push(used);
+    }
+
+    fn trouble(&self, _call: &Call, trouble: Trouble) {
+        self.trouble.lock().unwrap().push(trouble);
+    }
+}
+
+struct Rig {
+    fake: Fake,
+    session: Arc<Session>,
+    gateway: Gateway,
+    client: reqwest::Client,
+    provider: tokio::task::JoinHandle<()>,
+}
+
+impl Rig {
+    async fn new(session: Session) -> Self {
+        let fake = Fake::default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().fallback(provider).with_state(fake.clone());
+        #[expect(clippy::disallowed_methods, reason = "aborted at the end of the test")]
+        let provider = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let upstream =
+            |provider| Upstream { provider, base_url: base.clone(), key: Secret::new(KEY.to_owned()) };
+        let config = Config {
+            listen: ([127, 0, 0, 1], 0).into(),
+            upstreams: vec![upstream(Provider::Anthropic), upstream(Provider::OpenAi)],
+            prices: Prices::list().unwrap(),
+            connect_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(30),
+        };
+        let session = Arc::new(session);
+        let keys = Arc::new(Keys(session.clone()));
+        let world = (Arc::new(karta_types::time::System), Arc::new(karta_types::rng::System));
+        let gateway = Gateway::start(config, keys, world.0, world.1).await.unwrap();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { fake, session, gateway, client, provider }
+    }
+
+    fn answers(&self, status: u16, headers: &[(&'static str, &'static str)], chunks: &[&'static [u8]]) {
+        let mut state = self.fake.0.lock().unwrap();
+        state.status = status;
+        state.headers = headers.to_vec();
+        state.chunks = chunks.to_vec();
+    }
+
+    async fn post(&self, url: String, body: &str) -> reqwest::Response {
+        let request = self.client.post(url).header("x-api-key", TOKEN).header("cookie", "a=b");
+        request.header("anthropic-version", "2023-06-01").body(body.to_owned()).send().await.unwrap()
+    }
+
+    fn messages(&self) -> String {
+        format!("{}/v1/messages", self.gateway.anthropic_url())
+    }
+
+    async fn end(self) {
+        self.gateway.shutdown().await;
+        self.provider.abort();
+    }
+}
+
+const SSE: &[(&str, &str)] = &[("content-type", "text/event-stream"), ("request-id", "r1")];
+const STREAM: &[&[u8]] = &[
+    b"event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"claude-sonnet-4-5\",\"usage\":{\"input_tok",
+    b"ens\":100,\"cache_read_input_tokens\":20,\"cache_creation_input_tokens\":10,\"output_tokens\":1}}}\n\n",
+    b"event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"type\":\"text_delta\",\"text\":\"Hello there\"}}\n\n",
+    b"event: message_delta\ndata: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":50}}\n\nevent: message_stop\n",
+    b"data: {\"type\":\"message_stop\"}\n\n",
+];
+
+#[tokio::test]
+async fn a_stream_passes_byte_for_byte_and_is_metered() {
+    let rig = Rig::new(Session::default()).await;
+    rig.answers(200, SSE, STREAM);
+    let body = "{\"model\":\"claude-sonnet-4-5\",  \"stream\":true}";
+    let answer = rig.post(format!("{}?beta=true", rig.messages()), body).await;
+    assert_eq!(answer.headers()["request-id"], "r1");
+    assert_eq!(answer.bytes().await.unwrap(), STREAM.concat());
+    let used = rig.session.used.lock().unwrap().pop().unwrap();
+    let expected =
+        Usage { input_tokens: 100, output_tokens: 50, cache_read_tokens: 20, cache_write_tokens: 10 };
+    assert_eq!((used.usage, used.complete, used.priced), (expected, true, true));
+    // 100 x 3 + 50 x 15 + 20 x 0.3 + 10 x 3.75 = 1093.5 micro-dollars, rounded up.
+    assert_eq!(used.cost.get(), 1094);
+    assert!(rig.session.used.lock().unwrap().is_empty(), "once");
+    let (url, headers, sent) = rig.fake.0.lock().unwrap().seen.pop().unwrap();
+    assert_eq!((url.as_str(), sent.as_slice()), ("/v1/messages?beta=true", body.as_bytes()));
+    assert_eq!(
+        (&headers["x-api-key"], &headers["anthropic-version"]),
+        (&KEY.parse().unwrap(), &"2023-06-01".parse().unwrap())
+    );
+    assert!(!headers.contains_key("cookie") && !headers.contains_key("authorization"));
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn the_other_shapes_are_metered_too() {
+    let rig = Rig::new(Session::default()).await;
+    let openai = |path: &str| format!("{}{path}", rig.gateway.openai_url());
+    let json: &[(&str, &str)] = &[("content-type", "application/json")];
+    rig.answers(
+        200,
+        json,
+        &[br#"{"model":"claude-haiku-4-5","type":"message","usage":{"input_tokens":7,"output_tokens":3}}"#],
+    );
+    rig.post(rig.messages(), r#"{"model":"claude-haiku-4-5"}"#).await.bytes().await.unwrap();
+    rig.answers(200, SSE, &[
+        b"data: {\"model\":\"gpt-5\",\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\n",
+        b"data: {\"model\":\"gpt-5\",\"choices\":[],\"usage\":{\"prompt_tokens\":30,\"completion_tokens\":4,\"prompt_tokens_details\":{\"cached_tokens\":10}}}\n\ndata: [DONE]\n\n",
+    ]);
+    rig.post(openai("/chat/completions"), r#"{"model":"gpt-5","stream":true}"#).await.bytes().await.unwrap();
+    rig.answers(200, SSE, &[
+        b"data: {\"type\":\"response.completed\",\"response\":{\"model\":\"gpt-5-mini\",\"usage\":{\"input_tokens\":9,\"output_tokens\":2,\"input_tokens_details\":{\"cached_tokens\":4}}}}\n\n",
+    ]);
+    rig.post(openai("/responses"), r#"{"model":"gpt-5-mini","stream":true}"#).await.bytes().await.unwrap();
+    let used: Vec<_> =
+        rig.session.used.lock().unwrap().iter().map(|used| (used.model.clone(), used.usage)).collect();
+    let usage = |input_tokens, output_tokens, cache_read_tokens| Usage {
+        input_tokens,
+        output_tokens,
+        cache_read_tokens,
+        cache_write_tokens: 0,
+    };
+    assert_eq!(
+        used,
+        [
+            ("claude-haiku-4-5".to_owned(), usage(7, 3, 0)),
+            ("gpt-5".to_owned(), usage(20, 4, 10)),
+            ("gpt-5-mini".to_owned(), usage(5, 2, 4)),
+        ]
+    );
+    let seen = std::mem::take(&mut rig.fake.0.lock().unwrap().seen);
+    let chat: serde_json::Value = serde_json::from_slice(&seen[1].2).unwrap();
+    assert_eq!(chat["stream_options"]["include_usage"], true, "a chat stream is asked what it used");
+    assert_eq!(seen[1].1["authorization"], format!("Bearer {KEY}"));
+    assert_eq!(seen[2].2, br#"{"model":"gpt-5-mini","stream":true}"#);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_may_not_leave_does_not() {
+    let rig = Rig::new(Session::default()).await;
+    for path in [
+        "/anthropic/v1/files",
+        "/anthropic/v1/messages/batches",
+        "/anthropic/v1/messages/../files",
+        "/openai/v1/files",
+        "/openai/v1/fine_tuning/jobs",
+        "/anthropic//v1/messages",
+        "/v1/messages",
+        "/anthropic/v1/messages/",
+    ] {
+        let base = rig.gateway.anthropic_url().replace("/anthropic", "");
+        let answer = rig.post(format!("{base}{path}"), "{}").await;
+        assert_eq!(answer.status(), 404, "{path}");
+    }
+    let get = rig.client.get(rig.messages()).header("x-api-key", TOKEN).send().await.unwrap();
+    assert_eq!(get.status(), 404);
+    for token in ["", "other", KEY] {
+        let answer =
+            rig.client.post(rig.messages()).header("x-api-key", token).body("{}").send().await.unwrap();
+        assert_eq!(
+            (answer.status().as_u16(), answer.headers()["x-should-retry"].clone()),
+            (401, "false".parse().unwrap())
+        );
+        assert!(answer.text().await.unwrap().contains("authentication_error"));
+    }
+    let garbage = rig.post(rig.messages(), "{").await;
+    assert_eq!(garbage.status(), 400);
+    let huge = rig.post(rig.messages(), &"x".repeat(33 << 20)).await;
+    assert_eq!(huge.status(), 413);
+    assert!(rig.fake.0.lock().unwrap().seen.is_empty(), "nothing left");
+    rig.end().await;
+
+    let refused = Rig::new(Session { refuse: true, ..Session::default() }).await;
+    let answer = refused.post(refused.messages(), r#"{"model":"m"}"#).await;
+    assert_eq!(
+        (answer.status().as_u16(), answer.headers()["x-should-retry"].clone()),
+        (402, "false".parse().unwrap())
+    );
+    assert!(answer.text().await.unwrap().contains("budget_exhausted"));
+    let counting = refused.post(format!("{}/count_tokens", refused.messages()), r#"{"model":"m"}"#).await;
+    assert_eq!(counting.status(), 200, "counting costs nothing");
+    assert_eq!(refused.fake.0.lock().unwrap().seen.len(), 1);
+    refused.end().await;
+}
+
+#[tokio::test]
+async fn refusals_of_the_provider_pass_and_breaks_are_seen() {
+    let rig = Rig::new(Session::default()).await;
+    rig.answers(
+        429,
+        &[("content-type", "application/json"), ("retry-after", "7"), ("set-cookie", "a=b")],
+        &[b"{\"type\":\"error\"}"],
+    );
+    let answer = rig.post(rig.messages(), r#"{"model":"m"}"#).await;
+    assert_eq!(
+        (answer.status().as_u16(), answer.headers()["retry-after"].clone()),
+        (429, "7".parse().unwrap())
+    );
+    assert!(!answer.headers().contains_key("set-cookie"));
+    assert_eq!(answer.bytes().await.unwrap().as_ref(), b"{\"type\":\"error\"}");
+    rig.answers(401, &[("content-type", "application/json")], &[b"{}"]);
+    assert_eq!(rig.post(rig.messages(), r#"{"model":"m"}"#).await.headers()["x-should-retry"], "false");
+    assert_eq!(*rig.session.trouble.lock().unwrap(), [Trouble::Status(429), Trouble::Status(401)]);
+    assert!(rig.session.used.lock().unwrap().is_empty(), "an error costs nothing");
+
+    // A stream that breaks off breaks for the client too; what came of it is counted.
+    rig.answers(200, SSE, &STREAM[..3]);
+    rig.fake.0.lock().unwrap().cut = true;
+    let answer = rig.post(rig.messages(), r#"{"model":"claude-sonnet-4-5","stream":true}"#).await;
+    assert!(answer.bytes().await.is_err(), "the client sees the break");
+    let used = rig.session.used.lock().unwrap().pop().unwrap();
+    assert!(!used.complete);
+    assert_eq!(
+        (used.usage.input_tokens, used.usage.output_tokens),
+        (100, 3),
+        "11 characters are 3 tokens, rounded up"
+    );
+    rig.provider.abort();
+    let gone = loop {
+        let answer = rig.post(rig.messages(), r#"{"model":"m"}"#).await;
+        if answer.status().as_u16() != 200 {
+            break answer;
+        }
+    };
+    assert_eq!(gone.status(), 502);
+    let text = gone.text().await.unwrap();
+    assert!(text.contains("can't be reached") && !text.contains(KEY), "{text}");
+    rig.end().await;
+}
