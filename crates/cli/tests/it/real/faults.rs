@@ -87,3 +87,44 @@ async fn a_model_that_is_gone_is_told_and_a_saved_folder_is_served() {
     assert_eq!(version, 2);
     karta.stop().await;
 }
+
+/// The data directory on a disk of 64 MiB, which one turn fills.
+#[tokio::test]
+#[ignore = "needs to mount a small disk: ./test runs it"]
+async fn a_full_disk_ends_the_turn_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = serde_json::json!({"turns": [
+        {"match": "big", "steps": [{"repeat": {"times": 400_000, "say": "word after word after word after word "}}]},
+        {"steps": [{"say": "fine"}]}
+    ]});
+    std::fs::write(folder.path().join("karta.script.json"), script.to_string()).unwrap();
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    // In a mount namespace of its own, so that nothing has to be unmounted.
+    let mut child = Command::new("unshare")
+        .args(["--mount", "--map-root-user", "sh", "-c"])
+        .arg("mount -t tmpfs -o size=64m tmpfs \"$1\" && exec \"$2\" dev \"$3\" --project app --listen 127.0.0.1:0 --data \"$1\"")
+        .args([std::ffi::OsStr::new("sh"), disk.as_os_str(), std::ffi::OsStr::new(env!("CARGO_BIN_EXE_karta"))])
+        .arg(folder.path())
+        .env_remove("KARTA_DATA")
+        .kill_on_drop(true)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let line = BufReader::new(child.stdout.take().unwrap()).lines().next_line().await.unwrap().unwrap();
+    let word = |start: &str| line.split([' ', '\'']).find(|word| word.starts_with(start)).unwrap().to_owned();
+    let url = word("http://").split("/v1/").next().unwrap().to_owned();
+    let client = Client::new(&url, Secret::new(word("kt_test_"))).unwrap();
+    let new = CreateSession { project: Some("app".to_owned()), ..CreateSession::default() };
+    let session = client.create_session(&new).await.unwrap().id;
+    let mut stream = client.send_streaming(session, &SendMessage::text("big")).unwrap();
+    let events = until(&mut stream, "done").await;
+    whole(&events);
+    assert_eq!(status(&events), TurnState::Failed);
+    assert_eq!(error_code(&events).as_deref(), Some("storage_full"));
+    // The server lives, says so, and takes nothing more for now.
+    let refused = client.send_message(session, &SendMessage::text("small")).await.unwrap_err();
+    assert_eq!(refused.code().map(karta_types::ErrorCode::as_str), Some("storage_full"), "{refused:?}");
+    assert_eq!(client.turns(session, None).await.unwrap().data.len(), 1);
+}

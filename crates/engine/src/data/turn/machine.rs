@@ -121,6 +121,8 @@ enum Stop {
     Because(Box<Problem>),
 }
 
+/// The most text of one turn, in bytes; a harness that says more is stopped.
+const MAX_TEXT: usize = 32 << 20;
 /// Tool calls that were approved for the session; more are asked about again.
 const MAX_APPROVED: usize = 1000;
 
@@ -145,6 +147,8 @@ struct Turn {
     open: BTreeMap<RequestId, Open>,
     steps: u32,
     parts: Vec<(String, String)>,
+    /// Bytes of text said, also of parts that were taken back.
+    length: usize,
 }
 
 /// The machine.
@@ -287,6 +291,7 @@ impl Machine {
             open: BTreeMap::new(),
             steps: 0,
             parts: Vec::new(),
+            length: 0,
         });
         if self.gone {
             let problem = Problem::new(ErrorCode::HarnessFailed, "the harness is gone");
@@ -475,6 +480,14 @@ impl Machine {
             Said::History(messages) => return effects.push(Effect::History(messages)),
             Said::Used { model, usage, cost } => return effects.push(Effect::Used { model, usage, cost }),
             _ => {}
+        }
+        if let (Said::Text { text, .. }, Some(turn)) = (&said, &mut self.turn) {
+            turn.length += text.len();
+            if turn.length > MAX_TEXT {
+                let detail = format!("the harness said more than {} MiB in one turn", MAX_TEXT >> 20);
+                let problem = Problem::new(ErrorCode::HarnessOutputInvalid, detail);
+                return self.stop(now, Stop::Because(Box::new(problem)), effects);
+            }
         }
         // What a harness says between turns (helpers that end late) belongs to none: it is kept as a notice only.
         let Some(turn) = &mut self.turn else {

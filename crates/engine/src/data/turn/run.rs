@@ -121,6 +121,8 @@ pub(super) struct Runner {
     exhausted: mpsc::Receiver<Box<Problem>>,
     idle_since: Timestamp,
     closed: bool,
+    /// The disk was full during this turn: what room is left is for its end, not for more words.
+    muted: bool,
 }
 
 /// Why a runner ends before its time.
@@ -165,6 +167,7 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         exhausted,
         idle_since: engine.clock().now(),
         closed: false,
+        muted: false,
         row,
         engine: engine.clone(),
     };
@@ -492,6 +495,8 @@ impl Runner {
         let mut native = None;
         for effect in effects {
             match effect {
+                Effect::Emit(body, _)
+                    if self.muted && !matches!(body, Body::Error(_) | Body::InputResolved { .. }) => {}
                 Effect::Emit(body, raw) => {
                     self.note(&body);
                     bodies.push((body, raw));
@@ -521,6 +526,10 @@ impl Runner {
                 })
                 .await?;
             if let Err(error) = told {
+                self.muted = true;
+                if let Some(running) = &mut self.running {
+                    running.kill();
+                }
                 return Box::pin(self.step(Stimulus::Broken(Box::new(error.problem())))).await;
             }
         }
@@ -674,6 +683,10 @@ impl Runner {
         self.queue.pop_front().map(|new| new.id)
     }
 
+    pub(super) const fn is_muted(&self) -> bool {
+        self.muted
+    }
+
     pub(super) fn exhausted_to(&self) -> mpsc::Sender<Box<Problem>> {
         self.exhausted_to.clone()
     }
@@ -681,6 +694,7 @@ impl Runner {
     /// The turn is over: what waits may go on, and idleness begins.
     pub(super) fn rest(&mut self) {
         self.current = None;
+        self.muted = false;
         self.idle_since = self.engine.clock().now();
         // Said about the turn that just ended; the next one is asked anew.
         while self.exhausted.try_recv().is_ok() {}

@@ -52,11 +52,13 @@ impl Runner {
         let Some(current) = &self.current else { return Ok(()) };
         let (id, started, first_text) = (current.new.id, current.started, current.first_text);
         let (metered, models) = self.meter.end();
+        // On a full disk the words so far may be more than there is room for; their events were kept as long as there was.
+        let text = if self.is_muted() { String::new() } else { ending.text.clone() };
         for attempt in 1.. {
             let now = self.engine.clock().now();
             let done = Body::Done {
                 status: ending.status,
-                text: ending.text.clone(),
+                text: text.clone(),
                 usage: metered,
                 cost_micros: metered.cost_micros,
                 stop_reason: ending.stop_reason.clone(),
