@@ -1,5 +1,7 @@
 //! What a folder declares, read from OpenCode's own files.
 
+use std::collections::BTreeMap;
+
 use karta_types::release::{Agent, Discovery, Named, Started};
 use serde_json::{Map, Value};
 
@@ -58,21 +60,60 @@ pub(super) const PLUGINS: &[&str] = &["plugin", "plugins"];
 /// Both names of the folder for tools.
 pub(super) const TOOLS: &[&str] = &["tool", "tools"];
 
+/// What several files say of the same thing: OpenCode lays the stronger over the weaker, field by field.
+#[derive(Default)]
+struct Drafts {
+    agents: BTreeMap<String, Draft>,
+    /// Servers, and whether each is on.
+    servers: BTreeMap<String, (Started, bool)>,
+}
+
+#[derive(Default)]
+struct Draft {
+    agent: Agent,
+    off: bool,
+}
+
+/// What one file says of an agent.
+struct Layer<'a> {
+    description: Option<String>,
+    model: Option<String>,
+    tools: Option<Vec<String>>,
+    mode: Option<String>,
+    off: Option<bool>,
+    file: &'a str,
+}
+
+impl Draft {
+    fn lay(&mut self, layer: Layer<'_>) {
+        let agent = &mut self.agent;
+        agent.description = layer.description.unwrap_or_else(|| std::mem::take(&mut agent.description));
+        agent.model = layer.model.or_else(|| agent.model.take());
+        agent.tools = layer.tools.unwrap_or_else(|| std::mem::take(&mut agent.tools));
+        agent.mode = layer.mode.or_else(|| agent.mode.take());
+        layer.file.clone_into(&mut agent.file);
+        self.off = layer.off.unwrap_or(self.off);
+    }
+}
+
 /// Reads everything the folder declares.
 pub(super) fn discover(tree: &Tree) -> Result<Discovery, Error> {
     let configs = configs(tree)?;
-    let mut found = Discovery::default();
+    let (mut found, mut drafts) = (Discovery::default(), Drafts::default());
     for config in &configs {
-        from_config(config, &mut found);
+        from_config(config, &mut drafts, &mut found);
     }
-    from_markdown(tree, &mut found);
+    from_markdown(tree, &mut drafts, &mut found);
+    let agents = drafts.agents.into_iter().filter(|(_, draft)| !draft.off);
+    found.agents = agents.map(|(name, draft)| Agent { name, ..draft.agent }).collect();
+    let servers = drafts.servers.into_values();
+    found.mcp_servers = servers.filter(|(_, on)| *on).map(|(started, _)| started).collect();
     for (kinds, name) in [(PLUGINS, "plugin"), (TOOLS, "tool")] {
         for path in code(tree, kinds) {
             let command = format!("code that OpenCode loads at its start: {path}");
             found.hooks.push(Started { name: name.to_owned(), command, file: path.to_owned() });
         }
     }
-    found.agents.sort_by(|a, b| a.name.cmp(&b.name));
     found.commands.sort_by(|a, b| a.name.cmp(&b.name));
     found.skills.sort_by(|a, b| a.name.cmp(&b.name));
     foreign_models(&configs, &mut found);
@@ -101,27 +142,20 @@ fn foreign_models(configs: &[Config], found: &mut Discovery) {
     found.warnings.extend(warnings);
 }
 
-fn from_config(config: &Config, found: &mut Discovery) {
+fn from_config(config: &Config, drafts: &mut Drafts, found: &mut Discovery) {
     let file = config.file.to_owned();
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
     for (kind, mode) in [("mode", Some("primary")), ("agent", None)] {
         for (name, agent) in entries(config, kind, &mut found.warnings) {
-            found.agents.retain(|other| other.name != *name);
-            if agent.get("disable").and_then(Value::as_bool) == Some(true) {
-                continue;
-            }
             let tools = agent.get("tools").and_then(Value::as_object);
-            found.agents.push(Agent {
-                name: name.clone(),
-                description: text(agent, "description").unwrap_or_default(),
+            let on = |(name, on): (&'_ String, &Value)| on.as_bool().map(|on| (name.clone(), on));
+            drafts.agents.entry(name.clone()).or_default().lay(Layer {
+                description: text(agent, "description"),
                 model: text(agent, "model"),
-                tools: tools
-                    .map(|tools| {
-                        allowed(tools.iter().map(|(name, on)| (name.as_str(), on == &Value::Bool(true))))
-                    })
-                    .unwrap_or_default(),
+                tools: tools.map(|tools| allowed(tools.iter().filter_map(on))),
                 mode: mode.map(str::to_owned).or_else(|| text(agent, "mode")),
-                file: file.clone(),
+                off: agent.get("disable").and_then(Value::as_bool),
+                file: &file,
             });
         }
     }
@@ -135,10 +169,12 @@ fn from_config(config: &Config, found: &mut Discovery) {
             .get("command")
             .and_then(Value::as_array)
             .map(|words| words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "));
-        found.mcp_servers.retain(|other| other.name != *name);
-        if server.get("enabled").and_then(Value::as_bool) != Some(false) {
-            let command = words.or_else(|| text(server, "url")).unwrap_or_default();
-            found.mcp_servers.push(Started { name: name.clone(), command, file: file.clone() });
+        let (started, on) = drafts.servers.entry(name.clone()).or_insert_with(|| (Started::default(), true));
+        if let Some(command) = words.or_else(|| text(server, "url")) {
+            *started = Started { name: name.clone(), command, file: file.clone() };
+        }
+        if let Some(enabled) = server.get("enabled").and_then(Value::as_bool) {
+            *on = enabled;
         }
     }
     for plugin in config.values.get("plugin").and_then(Value::as_array).into_iter().flatten() {
@@ -163,11 +199,11 @@ fn entries<'a>(
 }
 
 /// The tools that are switched on by name; OpenCode takes all where none is.
-fn allowed<'a>(tools: impl Iterator<Item = (&'a str, bool)>) -> Vec<String> {
-    tools.filter(|(_, on)| *on).map(|(name, _)| name.to_owned()).collect()
+fn allowed(tools: impl Iterator<Item = (String, bool)>) -> Vec<String> {
+    tools.filter(|(_, on)| *on).map(|(name, _)| name).collect()
 }
 
-fn from_markdown(tree: &Tree, found: &mut Discovery) {
+fn from_markdown(tree: &Tree, drafts: &mut Drafts, found: &mut Discovery) {
     for path in tree.under(".opencode/") {
         let Some((kind, name)) = path[".opencode/".len()..].split_once('/') else { continue };
         let Some(name) = name.strip_suffix(".md") else { continue };
@@ -201,18 +237,15 @@ fn from_markdown(tree: &Tree, found: &mut Discovery) {
                 }
             }
             _ => {
-                found.agents.retain(|other| other.name != name);
-                if front.text("disable") != Some("true") {
-                    let mode = if kind.starts_with("mode") { Some("primary") } else { front.text("mode") };
-                    found.agents.push(Agent {
-                        name,
-                        description,
-                        model: front.text("model").map(str::to_owned),
-                        tools: tools(&front),
-                        mode: mode.map(str::to_owned),
-                        file,
-                    });
-                }
+                let mode = if kind.starts_with("mode") { Some("primary") } else { front.text("mode") };
+                drafts.agents.entry(name).or_default().lay(Layer {
+                    description: front.text("description").map(str::to_owned),
+                    model: front.text("model").map(str::to_owned),
+                    tools: front.get("tools").map(|field| tools(field, &front)),
+                    mode: mode.map(str::to_owned),
+                    off: front.text("disable").map(|word| word == "true"),
+                    file: path,
+                });
             }
         }
     }
@@ -230,10 +263,9 @@ fn skill(front: &FrontMatter, path: &str, description: String, file: String, fou
     found.skills.push(Named { name, description, file });
 }
 
-fn tools(front: &FrontMatter) -> Vec<String> {
-    match front.get("tools") {
-        Some(Field::Map(tools)) => allowed(tools.iter().map(|(name, on)| (name.as_str(), on == "true"))),
-        Some(_) => front.list("tools"),
-        None => Vec::new(),
+fn tools(field: &Field, front: &FrontMatter) -> Vec<String> {
+    match field {
+        Field::Map(tools) => allowed(tools.iter().map(|(name, on)| (name.clone(), on == "true"))),
+        _ => front.list("tools"),
     }
 }

@@ -7,7 +7,9 @@ use super::wire::shortened;
 
 /// Our code for an error of a model call or of a prompt, and its words for people.
 pub(super) fn of(fault: &Fault) -> (ErrorCode, String) {
-    let words = shortened(fault.data.message.as_deref().unwrap_or(&fault.name));
+    let told = fault.data.message.as_deref().unwrap_or(&fault.name);
+    // Some errors bring the server's own stack along.
+    let words = shortened(told.split("\n    at ").next().unwrap_or(told));
     let code = match fault.name.as_str() {
         "ProviderAuthError" => ErrorCode::ProviderKeyRejected,
         "ContextOverflowError" | "ContentFilterError" | "MessageOutputLengthError" => {

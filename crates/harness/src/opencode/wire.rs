@@ -60,8 +60,18 @@ pub(super) struct Info {
     pub(super) error: Option<Fault>,
     #[serde(default)]
     pub(super) finish: Option<String>,
+    /// True for a message that puts the conversation so far together for the model.
+    #[serde(default)]
+    summary: Value,
     #[serde(default)]
     pub(super) time: Times,
+}
+
+impl Info {
+    /// Whether this is the model's digest of the conversation so far, and no answer.
+    pub(super) fn is_digest(&self) -> bool {
+        self.summary == Value::Bool(true)
+    }
 }
 
 /// Milliseconds since 1970.

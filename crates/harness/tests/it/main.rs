@@ -8,3 +8,5 @@ mod laws;
 mod opencode;
 #[cfg(test)]
 mod registry;
+#[cfg(test)]
+mod scripted;

@@ -107,13 +107,15 @@ impl ServeCodec {
         }
         let Some(turn) = &mut self.turn else { return };
         if info.role == "assistant" {
-            self.parts.message(info);
+            if !info.is_digest() {
+                self.parts.message(info);
+            }
             if own {
                 turn.message(info, info.parent.as_ref() == Some(&self.newest_prompt));
                 if let Some(fault) = &info.error {
                     note(turn, fault);
                 }
-                if let Some(agent) = &info.agent
+                if let Some(agent) = info.agent.as_ref().filter(|_| !info.is_digest())
                     && self.agent.as_ref() != Some(agent)
                 {
                     let from = self.agent.replace(shortened(agent));
