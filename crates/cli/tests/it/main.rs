@@ -8,3 +8,4 @@ mod help;
 mod policy;
 mod real;
 mod run;
+mod serving;
