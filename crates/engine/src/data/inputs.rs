@@ -79,6 +79,15 @@ impl Engine {
         answer: Answer,
     ) -> Result<Answered> {
         let row = self.session_row(who, session).await?;
+        let harness = row.harness.as_deref().and_then(karta_harness::registry::find);
+        if answer.updated_input.is_some()
+            && harness.is_some_and(|harness| !harness.capabilities().edited_input)
+        {
+            return Err(Error::invalid(
+                "/updated_input",
+                "this session's harness takes no other input: approve or deny",
+            ));
+        }
         let asked = self.store().inputs_pending(who.org, Some(session), None, 64).await?;
         match asked.iter().find(|asked| asked.input.request_id == request) {
             Some(asked) => fits(&asked.input, &answer)?,

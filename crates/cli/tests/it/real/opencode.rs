@@ -38,6 +38,20 @@ async fn a_session_from_end_to_end() {
     assert!(results(&events)[0].1, "{events:#?}");
     assert!(matches!(status(&events), TurnState::Completed | TurnState::Interrupted), "{events:#?}");
 
+    let mut stream =
+        karta.client.send_streaming(session, &SendMessage::text(bash("echo hi > x.txt"))).unwrap();
+    until(&mut stream, "input_required").await;
+    let asked = karta.client.inputs(session).await.unwrap().data.remove(0).input;
+    let other = Answer { updated_input: Some(asked.tool_input.clone()), ..yes(&asked) };
+    let refused = karta.client.answer(session, asked.request_id, &other).await.unwrap_err();
+    assert_eq!(
+        refused.code().map(karta_types::ErrorCode::as_str),
+        Some("invalid_request"),
+        "OpenCode takes no edited input"
+    );
+    karta.client.answer(session, asked.request_id, &yes(&asked)).await.unwrap();
+    assert_eq!(status(&karta.follow(session, stream, yes).await), TurnState::Completed);
+
     let events = karta.turn(session, "/greet you", yes).await;
     assert!(text(&events).contains("Hello from the command"), "{events:#?}");
 
