@@ -18,13 +18,17 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Makes the command of a session.
 pub(super) fn command(launch: &Launch<'_>) -> Result<Command, Error> {
     let configs = discover::configs(launch.tree)?;
+    let names_plugins = |config: &&Config| {
+        let named = ["plugin", "plugins"].into_iter().filter_map(|key| config.values.get(key)?.as_array());
+        named.flatten().next().is_some()
+    };
     if !launch.policy.hooks
-        && let Some(tool) = discover::code(launch.tree, TOOLS).next()
+        && let Some(config) = configs.iter().find(names_plugins)
     {
         return Err(Error::File {
-            file: tool.to_owned(),
-            reason: "OpenCode loads this code at its start and can't be told not to, but what a folder starts by itself is \
-                     switched off here; remove the file, or allow hooks"
+            file: config.file.to_owned(),
+            reason: "OpenCode loads what `plugin` names and can't be told not to, but what a folder starts by itself is switched \
+                     off here; take it out, or allow hooks"
                 .to_owned(),
         });
     }
@@ -98,6 +102,10 @@ fn configuration(launch: &Launch<'_>, configs: &[Config]) -> Result<Value, Error
     // OpenCode allows what no rule is about. A folder that has rules knows what it wants; the mode is kept by the codec.
     if !own("permission") {
         config["permission"] = json!({"bash": "ask", "edit": "ask", "webfetch": "ask"});
+    }
+    if !launch.policy.hooks {
+        config["formatter"] = false.into();
+        config["lsp"] = false.into();
     }
     if !launch.policy.mcp {
         let servers = discover::discover(launch.tree)?.mcp_servers;
@@ -174,6 +182,12 @@ fn seeds(launch: &Launch<'_>) -> Vec<Seed> {
         discover::code(launch.tree, PLUGINS).chain(discover::code(launch.tree, TOOLS)).next().is_some();
     let own = has_code || launch.tree.has(".opencode/package.json");
     let folder = (launch.tree.has(".opencode/") && !own).then(|| format!("{}/.opencode", launch.workspace));
+    // Only a part of OpenCode heeds the variable that switches plugins off, and nothing switches tools off: in the session's own
+    // copy, each becomes a module that does nothing.
+    let inert = discover::code(launch.tree, PLUGINS).chain(discover::code(launch.tree, TOOLS));
+    let inert = inert
+        .filter(|_| !launch.policy.hooks)
+        .map(|path| Seed { path: format!("{}/{path}", launch.workspace), content: b"export {}\n".to_vec() });
     let places = [Some(format!("{}/.config/opencode", launch.home)), folder];
     places
         .into_iter()
@@ -184,5 +198,6 @@ fn seeds(launch: &Launch<'_>) -> Vec<Seed> {
                 content: content.to_string().into_bytes(),
             })
         })
+        .chain(inert)
         .collect()
 }

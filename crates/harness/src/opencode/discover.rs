@@ -177,10 +177,20 @@ fn from_config(config: &Config, drafts: &mut Drafts, found: &mut Discovery) {
             *on = enabled;
         }
     }
-    for plugin in config.values.get("plugin").and_then(Value::as_array).into_iter().flatten() {
-        if let Some(package) = plugin.as_str().or_else(|| plugin.get(0)?.as_str()) {
+    let plugins = ["plugin", "plugins"].into_iter().filter_map(|key| config.values.get(key)?.as_array());
+    for plugin in plugins.flatten() {
+        let named = plugin.as_str().or_else(|| plugin.get(0)?.as_str());
+        if let Some(package) = named.or_else(|| plugin.get("package")?.as_str()) {
             let command = format!("package that OpenCode installs and loads at its start: {package}");
             found.hooks.push(Started { name: "plugin".to_owned(), command, file: file.clone() });
+        }
+    }
+    for kind in ["formatter", "lsp"] {
+        for (name, started) in config.values.get(kind).and_then(Value::as_object).into_iter().flatten() {
+            if let Some(words) = started.get("command").and_then(Value::as_array) {
+                let command = words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
+                found.hooks.push(Started { name: format!("{kind} {name}"), command, file: file.clone() });
+            }
         }
     }
 }

@@ -517,6 +517,7 @@ fn folder() -> Tree {
               "command": {"test": {"template": "Run the tests", "description": "Tests."}},
               "mcp": {"local": {"type": "local", "command": ["npx", "server", "--x"]}, "far": {"type": "remote", "url": "https://mcp.example"}, "asleep": {"type": "local", "command": ["x"], "enabled": false}},
               "plugin": ["some-plugin"],
+              "formatter": {"tidy": {"command": ["tidy", "$FILE"], "extensions": [".x"]}},
             }"#,
         ),
         (".opencode/opencode.json", r#"{"agent": {"docs": {"description": "Writes better."}}}"#),
@@ -602,8 +603,19 @@ fn what_the_folder_starts_by_itself_can_be_switched_off() {
     assert_eq!(variable(&quiet, "OPENCODE_PURE"), Some("1"));
     assert_eq!(configuration(&quiet)["mcp"], json!({"local": {"enabled": false}}));
 
-    let error = command(&folder(), off).unwrap_err().to_string();
-    assert!(error.contains(".opencode/tools/add.js") && error.contains("remove the file"), "{error}");
+    let code = [(".opencode/plugin/watch.ts", "x"), (".opencode/tools/add.js", "x")];
+    let inert = command(&tree(&code), off).unwrap();
+    for file in ["/workspace/.opencode/plugin/watch.ts", "/workspace/.opencode/tools/add.js"] {
+        let seed = inert.seeds.iter().find(|seed| seed.path == file);
+        assert_eq!(seed.map(|seed| seed.content.as_slice()), Some(&b"export {}\n"[..]), "{file}");
+    }
+    let config = configuration(&inert);
+    assert_eq!((&config["formatter"], &config["lsp"]), (&json!(false), &json!(false)));
+    for named in [r#"{"plugins": ["./x.ts"]}"#, r#"{"plugin": ["some-plugin"]}"#] {
+        let error = command(&tree(&[("opencode.json", named)]), off).unwrap_err().to_string();
+        assert!(error.contains("opencode.json") && error.contains("take it out"), "{error}");
+    }
+    assert!(command(&folder(), |_| {}).unwrap().seeds.iter().all(|seed| !seed.path.ends_with("watch.ts")));
     assert_eq!(variable(&command(&folder(), |_| {}).unwrap(), "OPENCODE_PURE"), None);
 }
 
