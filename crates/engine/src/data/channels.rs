@@ -130,7 +130,8 @@ impl Channel for SessionChannel {
         if let Err(error) = self.gate.record(row).await {
             tracing::error!(session = %self.session, error = error.chain(), "recording usage");
         }
-        // Told now rather than at the next call: a turn that has nothing left must not go on.
+        // Told now rather than at the next call: a turn that has nothing left must not go on. The refusal itself reaches the runner
+        // from within the check; here nobody waits for it.
         let _ = self.check().await;
     }
 
