@@ -5,15 +5,12 @@
 //! and each runs again by itself: operations are functions that can run twice, and one bad one never spoils its neighbours.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::{AnyConnection, AnyPool, Connection as _, Executor as _};
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use crate::seal::Keyring;
+use crate::sql::{Connection, DatabaseError, Place, Readers, query};
 use crate::{Error, Result};
 
 /// The most operations in one commit.
@@ -49,9 +46,9 @@ pub struct Options {
 pub struct Store(Arc<Inner>);
 
 struct Inner {
-    readers: AnyPool,
+    readers: Readers,
     writes: mpsc::Sender<Box<dyn Job>>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writer: Mutex<Option<oneshot::Receiver<()>>>,
     stop: tokio::sync::watch::Sender<bool>,
     keys: Keyring,
 }
@@ -65,7 +62,7 @@ impl std::fmt::Debug for Store {
 /// One operation in the queue.
 trait Job: Send {
     /// Runs it within the open transaction and keeps the result.
-    fn run<'a>(&'a mut self, connection: &'a mut AnyConnection) -> BoxFuture<'a, bool>;
+    fn run<'a>(&'a mut self, connection: &'a mut Connection) -> BoxFuture<'a, bool>;
     /// Gives the result, or this error instead, to whoever waits.
     fn finish(self: Box<Self>, instead: Option<Error>);
 }
@@ -79,9 +76,9 @@ struct Operation<T, F> {
 impl<T, F> Job for Operation<T, F>
 where
     T: Send,
-    F: for<'c> Fn(&'c mut AnyConnection) -> BoxFuture<'c, Result<T>> + Send + Sync,
+    F: for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, Result<T>> + Send + Sync,
 {
-    fn run<'a>(&'a mut self, connection: &'a mut AnyConnection) -> BoxFuture<'a, bool> {
+    fn run<'a>(&'a mut self, connection: &'a mut Connection) -> BoxFuture<'a, bool> {
         Box::pin(async move {
             let result = (self.work)(connection).await;
             let fine = result.is_ok();
@@ -106,48 +103,40 @@ impl Store {
     /// # Errors
     /// It can't be opened or migrated.
     pub async fn open(options: Options) -> Result<Self> {
-        sqlx::any::install_default_drivers();
-        let sqlite = options.url.starts_with("sqlite:");
-        let url = if sqlite && !options.url.contains('?') {
-            format!("{}?mode=rwc", options.url)
-        } else {
-            options.url
-        };
-        let connect: AnyConnectOptions =
-            url.parse().map_err(Error::database("reading the database's address"))?;
-        let mut writer =
-            AnyConnection::connect_with(&connect).await.map_err(Error::database("opening the database"))?;
-        if sqlite {
-            set_up(&mut writer, options.durability)
-                .await
-                .map_err(Error::database("setting up the database"))?;
-        }
-        crate::migrations::migrator().run(&mut writer).await.map_err(Error::Migrate)?;
-        let durability = options.durability;
-        let readers = AnyPoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(Duration::from_secs(30))
-            // The database is a file or close by: a connection that broke shows in its first query.
-            .test_before_acquire(false)
-            .after_connect(move |connection, _| {
-                Box::pin(async move { if sqlite { set_up(connection, durability).await } else { Ok(()) } })
-            })
-            .connect_with(connect)
-            .await
-            .map_err(Error::database("opening the database for reading"))?;
+        let place = Place::parse(&options.url, options.durability)
+            .map_err(Error::database("reading the database's address"))?;
+        let mut connection = place.connect().await.map_err(Error::database("opening the database"))?;
+        crate::migrations::run(&mut connection).await?;
+        let readers =
+            place.readers(READERS).await.map_err(Error::database("opening the database for reading"))?;
         let (submit, queue) = mpsc::channel(QUEUE);
         let (stop, stopped) = tokio::sync::watch::channel(false);
-        #[expect(clippy::disallowed_methods, reason = "close() waits for it")]
-        let task = tokio::spawn(write_groups(writer, queue, stopped, sqlite));
-        let writer = Mutex::new(Some(task));
+        let (over, ended) = oneshot::channel();
+        let groups = async move {
+            write_groups(connection, queue, stopped).await;
+            let _ = over.send(());
+        };
+        match place {
+            // SQLite works in place: its writer has a thread of its own, so that nothing else waits for the disk.
+            Place::Sqlite { .. } => {
+                let runtime = tokio::runtime::Handle::current();
+                let thread = std::thread::Builder::new().name("store-writer".to_owned());
+                thread.spawn(move || runtime.block_on(groups)).map_err(Error::Thread)?;
+            }
+            Place::Postgres(_) => {
+                #[expect(clippy::disallowed_methods, reason = "close() waits for it")]
+                tokio::spawn(groups);
+            }
+        }
+        let writer = Mutex::new(Some(ended));
         Ok(Self(Arc::new(Inner { readers, writes: submit, writer, stop, keys: options.keys })))
     }
 
     /// Writes what is waiting and closes the database.
     pub async fn close(&self) {
         let _ = self.0.stop.send(true);
-        if let Some(task) = self.0.writer.lock().await.take() {
-            let _ = task.await;
+        if let Some(ended) = self.0.writer.lock().await.take() {
+            let _ = ended.await;
         }
         self.0.readers.close().await;
     }
@@ -157,14 +146,11 @@ impl Store {
     /// # Errors
     /// It doesn't.
     pub async fn ping(&self) -> Result<()> {
-        sqlx::query("SELECT 1")
-            .execute(self.readers())
-            .await
-            .map_err(Error::database("asking the database"))?;
+        query("SELECT 1").execute(self.readers()).await.map_err(Error::database("asking the database"))?;
         Ok(())
     }
 
-    pub(crate) fn readers(&self) -> &AnyPool {
+    pub(crate) fn readers(&self) -> &Readers {
         &self.0.readers
     }
 
@@ -176,7 +162,7 @@ impl Store {
     pub(crate) async fn write<T, F>(&self, operation: F) -> Result<T>
     where
         T: Send + 'static,
-        F: for<'c> Fn(&'c mut AnyConnection) -> BoxFuture<'c, Result<T>> + Send + Sync + 'static,
+        F: for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, Result<T>> + Send + Sync + 'static,
     {
         let (reply, result) = oneshot::channel();
         let job = Box::new(Operation { work: operation, result: None, reply });
@@ -185,27 +171,11 @@ impl Store {
     }
 }
 
-async fn set_up(connection: &mut AnyConnection, durability: Durability) -> Result<(), sqlx::Error> {
-    connection.execute("PRAGMA journal_mode = WAL").await?;
-    connection
-        .execute(match durability {
-            Durability::Process => "PRAGMA synchronous = NORMAL",
-            Durability::Power => "PRAGMA synchronous = FULL",
-        })
-        .await?;
-    connection.execute("PRAGMA busy_timeout = 10000").await?;
-    connection.execute("PRAGMA cache_size = -4096").await?;
-    connection.execute("PRAGMA wal_autocheckpoint = 4000").await?;
-    Ok(())
-}
-
 async fn write_groups(
-    mut connection: AnyConnection,
+    mut connection: Connection,
     mut queue: mpsc::Receiver<Box<dyn Job>>,
     mut stopped: tokio::sync::watch::Receiver<bool>,
-    sqlite: bool,
 ) {
-    let begin = if sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
     let mut group: Vec<Box<dyn Job>> = Vec::with_capacity(GROUP);
     loop {
         tokio::select! {
@@ -216,24 +186,23 @@ async fn write_groups(
         if group.is_empty() {
             continue;
         }
-        if together(&mut connection, begin, &mut group).await {
+        if together(&mut connection, &mut group).await {
             for job in group.drain(..) {
                 job.finish(None);
             }
             continue;
         }
         for mut job in group.drain(..) {
-            let instead = alone(&mut connection, begin, &mut *job).await;
+            let instead = alone(&mut connection, &mut *job).await;
             job.finish(instead);
         }
     }
-    // The pool's readers see the end of the log either way.
-    let _ = connection.close().await;
+    connection.close().await;
 }
 
 /// Runs the group in one transaction. Answers whether it was committed.
-async fn together(connection: &mut AnyConnection, begin: &'static str, group: &mut [Box<dyn Job>]) -> bool {
-    if connection.execute(begin).await.is_err() {
+async fn together(connection: &mut Connection, group: &mut [Box<dyn Job>]) -> bool {
+    if connection.begin().await.is_err() {
         return false;
     }
     for job in &mut *group {
@@ -242,7 +211,7 @@ async fn together(connection: &mut AnyConnection, begin: &'static str, group: &m
             return false;
         }
     }
-    if connection.execute("COMMIT").await.is_err() {
+    if commit(connection).await.is_err() {
         roll_back(connection).await;
         return false;
     }
@@ -250,22 +219,26 @@ async fn together(connection: &mut AnyConnection, begin: &'static str, group: &m
 }
 
 /// Runs one operation in its own transaction. Answers the error of the transaction, if it has one.
-async fn alone(connection: &mut AnyConnection, begin: &'static str, job: &mut dyn Job) -> Option<Error> {
-    if let Err(error) = connection.execute(begin).await {
+async fn alone(connection: &mut Connection, job: &mut dyn Job) -> Option<Error> {
+    if let Err(error) = connection.begin().await {
         return Some(Error::database("beginning a transaction")(error));
     }
     if !job.run(connection).await {
         roll_back(connection).await;
         return None;
     }
-    if let Err(error) = connection.execute("COMMIT").await {
+    if let Err(error) = commit(connection).await {
         roll_back(connection).await;
         return Some(Error::database("committing")(error));
     }
     None
 }
 
-async fn roll_back(connection: &mut AnyConnection) {
+async fn roll_back(connection: &mut Connection) {
     // When the database has rolled back by itself this fails, which is as good.
-    let _ = connection.execute("ROLLBACK").await;
+    let _ = query("ROLLBACK").execute(connection).await;
+}
+
+async fn commit(connection: &mut Connection) -> std::result::Result<(), DatabaseError> {
+    query("COMMIT").execute(connection).await.map(drop)
 }

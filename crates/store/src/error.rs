@@ -1,5 +1,7 @@
 //! What the store can't do.
 
+use crate::sql::DatabaseError;
+
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -36,37 +38,45 @@ pub enum Error {
         doing: &'static str,
         /// Why it failed.
         #[source]
-        source: sqlx::Error,
+        source: DatabaseError,
     },
-    /// The migrations can't be run.
-    #[error("bringing the database up to this version")]
-    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// A newer Karta wrote the database.
+    #[error(
+        "the database has version {found}, this program knows versions up to {known}: run the newer program"
+    )]
+    Newer {
+        /// What it has.
+        found: i64,
+        /// What is known.
+        known: i64,
+    },
+    /// The text of a change that was run is another one now.
+    #[error(
+        "the database's change {version} (`{name}`) was run with another text: this program was built from an edited file"
+    )]
+    Edited {
+        /// Which.
+        version: i64,
+        /// Its name.
+        name: &'static str,
+    },
+    /// The thread that writes can't be started.
+    #[error("starting the thread that writes")]
+    Thread(#[source] std::io::Error),
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
 }
 
 impl Error {
-    pub(crate) fn database(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
-        move |source| if is_full(&source) { Self::Full } else { Self::Database { doing, source } }
+    pub(crate) fn database(doing: &'static str) -> impl FnOnce(DatabaseError) -> Self {
+        move |source| if source.is_full() { Self::Full } else { Self::Database { doing, source } }
     }
 
     /// As [`Error::database`], but a unique violation is a conflict about `what`.
-    pub(crate) fn unique(doing: &'static str, what: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+    pub(crate) fn unique(doing: &'static str, what: &'static str) -> impl FnOnce(DatabaseError) -> Self {
         move |source| {
-            let unique =
-                source.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation);
-            if unique { Self::Conflict(what) } else { Self::database(doing)(source) }
+            if source.is_unique_violation() { Self::Conflict(what) } else { Self::database(doing)(source) }
         }
-    }
-}
-
-/// `SQLITE_FULL` is 13; a full disk under the write-ahead log shows as an I/O error; `PostgreSQL`'s `disk_full` is 53100.
-fn is_full(error: &sqlx::Error) -> bool {
-    let Some(error) = error.as_database_error() else { return false };
-    match error.code().as_deref() {
-        Some("13" | "53100") => true,
-        Some(code) if code == "10" || code == "778" || code == "1034" || code == "4874" => true,
-        _ => error.message().contains("disk is full"),
     }
 }

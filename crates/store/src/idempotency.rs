@@ -4,6 +4,7 @@ use bytes::Bytes;
 use karta_types::{OrgId, SessionId, Timestamp, TurnId};
 
 use crate::row::Reader;
+use crate::sql::query;
 use crate::{Error, Result, Store};
 
 /// An answer.
@@ -51,14 +52,14 @@ impl Store {
             let (org, key, keys) = (org.clone(), key.clone(), keys.clone());
             Box::pin(async move {
                 let fail = || Error::database("looking up a repeated request");
-                sqlx::query("DELETE FROM reply WHERE org = $1 AND key = $2 AND expires_at <= $3")
+                query("DELETE FROM reply WHERE org = $1 AND key = $2 AND expires_at <= $3")
                     .bind(org.clone())
                     .bind(key.clone())
                     .bind(at.as_micros())
                     .execute(&mut *db)
                     .await
                     .map_err(fail())?;
-                let new = sqlx::query(
+                let new = query(
                     "INSERT INTO reply (org, key, fingerprint, created_at, expires_at) VALUES ($1, $2, $3, $4, $5) \
                      ON CONFLICT (org, key) DO NOTHING",
                 )
@@ -73,7 +74,7 @@ impl Store {
                 if new.rows_affected() > 0 {
                     return Ok(Idem::New);
                 }
-                let row = sqlx::query(
+                let row = query(
                     "SELECT fingerprint, status, content_type, body, session, turn FROM reply \
                      WHERE org = $1 AND key = $2",
                 )
@@ -83,7 +84,7 @@ impl Store {
                 .await
                 .map_err(fail())?;
                 let mut row = Reader::new(&row);
-                if row.bytes("fingerprint")? != fingerprint {
+                if *row.bytes("fingerprint")? != fingerprint {
                     return Ok(Idem::Mismatch);
                 }
                 let Some(status) = row.maybe_int("status")? else { return Ok(Idem::Running) };
@@ -114,7 +115,7 @@ impl Store {
         self.write(move |db| {
             let (org, key, reply, body) = (org.clone(), key.clone(), reply.clone(), body.clone());
             Box::pin(async move {
-                sqlx::query(
+                query(
                     "UPDATE reply SET status = $1, content_type = $2, body = $3, session = $4, turn = $5 \
                      WHERE org = $6 AND key = $7",
                 )
@@ -143,7 +144,7 @@ impl Store {
         self.write(move |db| {
             let (org, key) = (org.clone(), key.clone());
             Box::pin(async move {
-                sqlx::query("DELETE FROM reply WHERE org = $1 AND key = $2")
+                query("DELETE FROM reply WHERE org = $1 AND key = $2")
                     .bind(org)
                     .bind(key)
                     .execute(db)
@@ -162,7 +163,7 @@ impl Store {
     pub async fn idem_abandon_all_running(&self) -> Result<u64> {
         self.write(move |db| {
             Box::pin(async move {
-                let gone = sqlx::query("DELETE FROM reply WHERE status IS NULL")
+                let gone = query("DELETE FROM reply WHERE status IS NULL")
                     .execute(db)
                     .await
                     .map_err(Error::database("giving keys free"))?;
@@ -179,7 +180,7 @@ impl Store {
     pub async fn idem_expire(&self, at: Timestamp) -> Result<u64> {
         self.write(move |db| {
             Box::pin(async move {
-                let gone = sqlx::query("DELETE FROM reply WHERE expires_at <= $1")
+                let gone = query("DELETE FROM reply WHERE expires_at <= $1")
                     .bind(at.as_micros())
                     .execute(db)
                     .await

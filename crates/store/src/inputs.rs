@@ -3,10 +3,10 @@
 use karta_types::event::{Answerer, InputRequired};
 use karta_types::message::Decision;
 use karta_types::{OrgId, RequestId, SessionId, Timestamp, TurnId};
-use sqlx::{Any, AnyConnection, QueryBuilder};
 
 use crate::journal::Commit;
 use crate::row::{Reader, json};
+use crate::sql::{Builder, Connection, query};
 use crate::{Error, Keyring, Result, Store};
 
 /// A question that waits.
@@ -36,7 +36,7 @@ impl Store {
         after: Option<RequestId>,
         limit: u32,
     ) -> Result<Vec<InputRow>> {
-        let mut query = QueryBuilder::<Any>::new(
+        let mut query = Builder::new(
             "SELECT session, turn, id, body, created_at FROM input WHERE decided_at IS NULL AND org = ",
         );
         query.push_bind(org.to_string());
@@ -74,7 +74,7 @@ impl Store {
         session: SessionId,
         request: RequestId,
     ) -> Result<Option<bool>> {
-        let row = sqlx::query("SELECT decided_at FROM input WHERE org = $1 AND session = $2 AND id = $3")
+        let row = query("SELECT decided_at FROM input WHERE org = $1 AND session = $2 AND id = $3")
             .bind(org.to_string())
             .bind(session.to_string())
             .bind(request.to_string())
@@ -97,35 +97,33 @@ pub(crate) fn seal(keys: &Keyring, org: OrgId, input: &InputRequired) -> Result<
 }
 
 pub(crate) async fn ask(
-    db: &mut AnyConnection,
+    db: &mut Connection,
     commit: &Commit,
     turn: Option<TurnId>,
     request: RequestId,
     body: Vec<u8>,
 ) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO input (id, org, session, turn, body, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
-    )
-    .bind(request.to_string())
-    .bind(commit.org.to_string())
-    .bind(commit.session.to_string())
-    .bind(turn.map(|id| id.to_string()).unwrap_or_default())
-    .bind(body)
-    .bind(commit.at.as_micros())
-    .execute(db)
-    .await
-    .map_err(Error::database("keeping a question"))?;
+    query("INSERT INTO input (id, org, session, turn, body, created_at) VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind(request.to_string())
+        .bind(commit.org.to_string())
+        .bind(commit.session.to_string())
+        .bind(turn.map(|id| id.to_string()).unwrap_or_default())
+        .bind(body)
+        .bind(commit.at.as_micros())
+        .execute(db)
+        .await
+        .map_err(Error::database("keeping a question"))?;
     Ok(())
 }
 
 pub(crate) async fn resolve(
-    db: &mut AnyConnection,
+    db: &mut Connection,
     commit: &Commit,
     request: RequestId,
     decision: Decision,
     by: &Answerer,
 ) -> Result<()> {
-    sqlx::query(
+    query(
         "UPDATE input SET decision = $1, decided_by = $2, decided_at = $3 \
          WHERE org = $4 AND session = $5 AND id = $6 AND decided_at IS NULL",
     )

@@ -8,10 +8,9 @@ use karta_types::message::Decision;
 use karta_types::session::SessionStatus;
 use karta_types::usage::Metered;
 use karta_types::{OrgId, RequestId, Seq, SessionId, Timestamp, TurnId};
-use sqlx::AnyConnection;
-use sqlx::any::AnyRow;
 
 use crate::row::{Reader, big};
+use crate::sql::{Connection, Row, query};
 use crate::turns::{self, TurnChange};
 use crate::{Error, Keyring, Result, Store, inputs};
 
@@ -103,7 +102,7 @@ impl Store {
         after: Seq,
         max_bytes: usize,
     ) -> Result<Vec<Chunk>> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT first, last, turn, flags, frames, raw FROM journal \
              WHERE org = $1 AND session = $2 AND last > $3 ORDER BY last LIMIT $4",
         )
@@ -132,13 +131,12 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn journal_floor(&self, org: OrgId, session: SessionId) -> Result<Option<Seq>> {
-        let row =
-            sqlx::query("SELECT first FROM journal WHERE org = $1 AND session = $2 ORDER BY last LIMIT 1")
-                .bind(org.to_string())
-                .bind(session.to_string())
-                .fetch_optional(self.readers())
-                .await
-                .map_err(Error::database("reading the journal"))?;
+        let row = query("SELECT first FROM journal WHERE org = $1 AND session = $2 ORDER BY last LIMIT 1")
+            .bind(org.to_string())
+            .bind(session.to_string())
+            .fetch_optional(self.readers())
+            .await
+            .map_err(Error::database("reading the journal"))?;
         row.map(|row| Reader::new(&row).count("first").map(Seq)).transpose()
     }
 
@@ -150,7 +148,7 @@ impl Store {
     pub async fn journal_expire(&self, before: Timestamp, limit: u32) -> Result<u64> {
         self.write(move |db| {
             Box::pin(async move {
-                let gone = sqlx::query(
+                let gone = query(
                     "DELETE FROM journal WHERE (session, last) IN (SELECT session, last FROM journal WHERE at < $1 \
                      AND (turn IS NULL OR turn NOT IN (SELECT id FROM turn WHERE ended = 0)) ORDER BY at LIMIT $2)",
                 )
@@ -176,18 +174,18 @@ fn context(org: OrgId, session: SessionId, first: Seq, what: &str) -> Vec<u8> {
     context
 }
 
-type Sealed = (Vec<u8>, Option<Vec<u8>>);
+type Sealed = (Bytes, Option<Bytes>);
 
 fn seal(keys: &Keyring, org: OrgId, session: SessionId, chunk: &Chunk) -> Result<Sealed> {
-    let frames = keys.seal(&context(org, session, chunk.first, "frames"), &chunk.frames)?;
+    let frames = keys.seal(&context(org, session, chunk.first, "frames"), &chunk.frames)?.into();
     let raw = match &chunk.raw {
-        Some(raw) => Some(keys.seal(&context(org, session, chunk.first, "raw"), raw)?),
+        Some(raw) => Some(keys.seal(&context(org, session, chunk.first, "raw"), raw)?.into()),
         None => None,
     };
     Ok((frames, raw))
 }
 
-fn open(keys: &Keyring, org: OrgId, session: SessionId, row: &AnyRow) -> Result<Chunk> {
+fn open(keys: &Keyring, org: OrgId, session: SessionId, row: &Row) -> Result<Chunk> {
     let mut row = Reader::new(row);
     let (first, last) = (Seq(row.count("first")?), Seq(row.count("last")?));
     let turn = row.maybe_parsed("turn")?;
@@ -201,14 +199,14 @@ fn open(keys: &Keyring, org: OrgId, session: SessionId, row: &AnyRow) -> Result<
 }
 
 async fn apply(
-    db: &mut AnyConnection,
+    db: &mut Connection,
     commit: &Commit,
     sealed: Option<&Sealed>,
     asked: &[Vec<u8>],
 ) -> Result<()> {
     move_head(db, commit).await?;
     if let (Some(chunk), Some((frames, raw))) = (&commit.chunk, sealed) {
-        sqlx::query(
+        query(
             "INSERT INTO journal (session, last, first, org, turn, flags, frames, raw, at) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
@@ -239,13 +237,13 @@ async fn apply(
 }
 
 /// The guard of every step: only the owner, and only onto the end.
-async fn move_head(db: &mut AnyConnection, commit: &Commit) -> Result<()> {
+async fn move_head(db: &mut Connection, commit: &Commit) -> Result<()> {
     let head = commit.chunk.as_ref().map_or(commit.head, |chunk| chunk.last);
     let used = match &commit.turn {
         Some(TurnChange::End(end)) => end.usage,
         _ => Metered::default(),
     };
-    let done = sqlx::query(
+    let done = query(
         "UPDATE session SET head = $1, updated_at = $2, status = COALESCE($3, status), native = COALESCE($4, native), \
          last_version = COALESCE($5, last_version), pinned_version = COALESCE($6, pinned_version), \
          input_tokens = input_tokens + $7, output_tokens = output_tokens + $8, \
@@ -274,7 +272,7 @@ async fn move_head(db: &mut AnyConnection, commit: &Commit) -> Result<()> {
         return Err(Error::Fenced);
     }
     if let Some(agent) = &commit.agent {
-        sqlx::query("UPDATE session SET current_agent = $1 WHERE id = $2 AND org = $3")
+        query("UPDATE session SET current_agent = $1 WHERE id = $2 AND org = $3")
             .bind(agent.clone())
             .bind(commit.session.to_string())
             .bind(commit.org.to_string())

@@ -2,9 +2,9 @@
 
 use karta_types::scope::Scopes;
 use karta_types::{KeyId, OrgId, ProjectId, Timestamp};
-use sqlx::any::AnyRow;
 
 use crate::row::Reader;
+use crate::sql::{Row, query};
 use crate::{Error, Result, Store};
 
 /// A key; its text is nowhere.
@@ -36,7 +36,7 @@ pub struct KeyRow {
     pub last_used_at: Option<Timestamp>,
 }
 
-fn read(row: &AnyRow) -> Result<KeyRow> {
+fn read(row: &Row) -> Result<KeyRow> {
     let mut row = Reader::new(row);
     Ok(KeyRow {
         id: row.parsed("id")?,
@@ -44,7 +44,7 @@ fn read(row: &AnyRow) -> Result<KeyRow> {
         name: row.text("name")?,
         prefix: row.text("prefix")?,
         last4: row.text("last4")?,
-        digest: row.bytes("digest")?.try_into().map_err(|_| Error::Corrupt("digest"))?,
+        digest: row.bytes("digest")?.as_ref().try_into().map_err(|_| Error::Corrupt("digest"))?,
         scopes: row.parsed("scopes")?,
         project: row.maybe_parsed("project")?,
         created_at: row.time("created_at")?,
@@ -64,7 +64,7 @@ impl Store {
         self.write(move |db| {
             let key = key.clone();
             Box::pin(async move {
-                sqlx::query(
+                query(
                     "INSERT INTO api_key (id, org, name, prefix, last4, digest, scopes, project, created_at, expires_at) \
                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
                 )
@@ -92,7 +92,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn key_by_digest(&self, digest: &[u8; 32]) -> Result<Option<KeyRow>> {
-        let row = sqlx::query(
+        let row = query(
             "SELECT id, org, name, prefix, last4, digest, scopes, project, created_at, expires_at, revoked_at, \
              last_used_at FROM api_key WHERE digest = $1",
         )
@@ -108,7 +108,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn key_list(&self, org: OrgId) -> Result<Vec<KeyRow>> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT id, org, name, prefix, last4, digest, scopes, project, created_at, expires_at, revoked_at, \
              last_used_at FROM api_key WHERE org = $1 ORDER BY id",
         )
@@ -126,7 +126,7 @@ impl Store {
     pub async fn key_revoke(&self, org: OrgId, id: KeyId, at: Timestamp) -> Result<bool> {
         self.write(move |db| {
             Box::pin(async move {
-                let done = sqlx::query(
+                let done = query(
                     "UPDATE api_key SET revoked_at = $1 WHERE id = $2 AND org = $3 AND revoked_at IS NULL",
                 )
                 .bind(at.as_micros())

@@ -1,6 +1,6 @@
 //! What is kept: the records, the event journal, the usage, and the keys that seal them.
 //!
-//! [`Store`] is a struct, not a trait: one SQL text serves SQLite and PostgreSQL through sqlx's `Any`. Rules for its statements: `$1`
+//! [`Store`] is a struct, not a trait: one SQL text serves SQLite and PostgreSQL through [`sql`]. Rules for its statements: `$1`
 //! placeholders, TEXT/BIGINT/BYTEA, no JSON operators, no `now()`; a change of state is one guarded UPDATE, and zero rows mean that
 //! somebody else was first. Every statement carries the organisation, or its function says why not.
 //!
@@ -19,6 +19,7 @@ mod releases;
 mod row;
 mod seal;
 mod sessions;
+mod sql;
 mod turns;
 mod usage;
 
@@ -33,6 +34,7 @@ pub use projects::{ProjectKey, ProjectRow};
 pub use releases::{NewRelease, ReleaseRow};
 pub use seal::Keyring;
 pub use sessions::{SessionFilter, SessionPatch, SessionRow};
+pub use sql::DatabaseError;
 pub use turns::{TurnChange, TurnEnd, TurnRow};
 pub use usage::{UsageGroup, UsageKey, UsageQuery, UsageRow};
 

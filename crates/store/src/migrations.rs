@@ -1,14 +1,109 @@
 //! The changes of the database, in order. Each is one portable file, embedded; a file that was run is never edited.
 
-use sqlx::SqlStr;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use crate::row::Reader;
+use crate::sql::{Connection, DatabaseError, query};
+use crate::{Error, Result};
 
-const ALL: &[(i64, &str, &str)] = &[(1, "start", include_str!("../../../migrations/0001_start.sql"))];
+struct Migration {
+    version: i64,
+    name: &'static str,
+    sql: &'static str,
+}
 
-/// Every change, ready to run under the database's own lock.
-pub(crate) fn migrator() -> Migrator {
-    let migrations = ALL.iter().map(|(version, name, sql)| {
-        Migration::new(*version, (*name).into(), MigrationType::Simple, SqlStr::from_static(sql), false)
-    });
-    Migrator::with_migrations(migrations.collect())
+const ALL: &[Migration] =
+    &[Migration { version: 1, name: "start", sql: include_str!("../../../migrations/0001_start.sql") }];
+
+/// What keeps two servers from changing one PostgreSQL database at once: a number nobody else has a reason to lock.
+const LOCK: &str = "SELECT pg_advisory_lock(5287112763290101)";
+const UNLOCK: &str = "SELECT pg_advisory_unlock(5287112763290101)";
+
+/// Brings the database up to this version.
+pub(crate) async fn run(db: &mut Connection) -> Result<()> {
+    let postgres = matches!(db, Connection::Postgres(_));
+    if postgres {
+        db.batch(LOCK).await.map_err(Error::database("locking the database's version"))?;
+    }
+    let done = steps(db).await;
+    if postgres {
+        db.batch(UNLOCK).await.map_err(Error::database("unlocking the database's version"))?;
+    }
+    done
+}
+
+async fn steps(db: &mut Connection) -> Result<()> {
+    db.batch(
+        "CREATE TABLE IF NOT EXISTS migration (version BIGINT PRIMARY KEY, name TEXT NOT NULL, digest BYTEA NOT NULL)",
+    )
+    .await
+    .map_err(Error::database("reading the database's version"))?;
+    adopt(db).await?;
+    let known = query("SELECT version, digest FROM migration ORDER BY version")
+        .fetch_all(&mut *db)
+        .await
+        .map_err(Error::database("reading the database's version"))?;
+    let mut reached = 0;
+    for row in &known {
+        let mut row = Reader::new(row);
+        let version = row.int("version")?;
+        let Some(migration) = ALL.iter().find(|migration| migration.version == version) else {
+            return Err(Error::Newer { found: version, known: ALL.last().map_or(0, |last| last.version) });
+        };
+        if *row.bytes("digest")? != digest(migration) {
+            return Err(Error::Edited { version, name: migration.name });
+        }
+        reached = version;
+    }
+    for migration in ALL.iter().filter(|migration| migration.version > reached) {
+        let applied = apply(db, migration).await;
+        if let Err(error) = applied {
+            // When the database has rolled back by itself this fails, which is as good.
+            let _ = query("ROLLBACK").execute(&mut *db).await;
+            return Err(Error::database("bringing the database up to this version")(error));
+        }
+    }
+    Ok(())
+}
+
+async fn apply(db: &mut Connection, migration: &Migration) -> Result<(), DatabaseError> {
+    db.begin().await?;
+    db.batch(migration.sql).await?;
+    record(db, migration).await?;
+    query("COMMIT").execute(db).await.map(drop)
+}
+
+async fn record(db: &mut Connection, migration: &Migration) -> Result<(), DatabaseError> {
+    query(
+        "INSERT INTO migration (version, name, digest) VALUES ($1, $2, $3) ON CONFLICT (version) DO NOTHING",
+    )
+    .bind(migration.version)
+    .bind(migration.name)
+    .bind(digest(migration).to_vec())
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// A database of the first weeks has its version in another table.
+async fn adopt(db: &mut Connection) -> Result<()> {
+    let fail = || Error::database("reading the database's earlier version");
+    let table = match db {
+        Connection::Sqlite(_) => {
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations'"
+        }
+        Connection::Postgres(_) => {
+            "SELECT CAST(table_name AS TEXT) FROM information_schema.tables \
+             WHERE table_schema = current_schema() AND table_name = '_sqlx_migrations'"
+        }
+    };
+    if query(table).fetch_optional(&mut *db).await.map_err(fail())?.is_none() {
+        return Ok(());
+    }
+    record(db, &ALL[0]).await.map_err(fail())
+}
+
+fn digest(migration: &Migration) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, migration.sql.as_bytes());
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest.as_ref());
+    bytes
 }

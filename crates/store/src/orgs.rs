@@ -1,9 +1,9 @@
 //! Organisations.
 
 use karta_types::{OrgId, Timestamp};
-use sqlx::any::AnyRow;
 
 use crate::row::Reader;
+use crate::sql::{Row, query};
 use crate::{Error, Result, Store};
 
 /// An organisation.
@@ -19,7 +19,7 @@ pub struct OrgRow {
     pub created_at: Timestamp,
 }
 
-fn read(row: &AnyRow) -> Result<OrgRow> {
+fn read(row: &Row) -> Result<OrgRow> {
     let mut row = Reader::new(row);
     Ok(OrgRow {
         id: row.parsed("id")?,
@@ -39,7 +39,7 @@ impl Store {
         self.write(move |db| {
             let org = org.clone();
             Box::pin(async move {
-                sqlx::query("INSERT INTO org (id, slug, name, created_at) VALUES ($1, $2, $3, $4)")
+                query("INSERT INTO org (id, slug, name, created_at) VALUES ($1, $2, $3, $4)")
                     .bind(org.id.to_string())
                     .bind(org.slug)
                     .bind(org.name)
@@ -58,7 +58,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn org_get(&self, id: OrgId) -> Result<Option<OrgRow>> {
-        let row = sqlx::query("SELECT id, slug, name, created_at FROM org WHERE id = $1")
+        let row = query("SELECT id, slug, name, created_at FROM org WHERE id = $1")
             .bind(id.to_string())
             .fetch_optional(self.readers())
             .await
@@ -71,7 +71,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn org_by_slug(&self, slug: &str) -> Result<Option<OrgRow>> {
-        let row = sqlx::query("SELECT id, slug, name, created_at FROM org WHERE slug = $1")
+        let row = query("SELECT id, slug, name, created_at FROM org WHERE slug = $1")
             .bind(slug.to_owned())
             .fetch_optional(self.readers())
             .await

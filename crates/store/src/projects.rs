@@ -1,9 +1,9 @@
 //! Projects, and which release of each is active.
 
 use karta_types::{OrgId, ProjectId, Timestamp};
-use sqlx::any::AnyRow;
 
 use crate::row::{Reader, big};
+use crate::sql::{Row, query};
 use crate::{Error, Result, Store};
 
 /// A project.
@@ -34,7 +34,7 @@ pub enum ProjectKey {
     Slug(String),
 }
 
-fn read(row: &AnyRow) -> Result<ProjectRow> {
+fn read(row: &Row) -> Result<ProjectRow> {
     let mut row = Reader::new(row);
     Ok(ProjectRow {
         id: row.parsed("id")?,
@@ -57,7 +57,7 @@ impl Store {
         self.write(move |db| {
             let project = project.clone();
             Box::pin(async move {
-                sqlx::query(
+                query(
                     "INSERT INTO project (id, org, slug, name, active_version, source, created_at) \
                      VALUES ($1, $2, $3, $4, $5, $6, $7)",
                 )
@@ -82,7 +82,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn project_get(&self, org: OrgId, key: &ProjectKey) -> Result<Option<ProjectRow>> {
-        let (query, key) = match key {
+        let (sql, key) = match key {
             ProjectKey::Id(id) => (
                 "SELECT id, org, slug, name, active_version, source, created_at FROM project \
                  WHERE org = $1 AND id = $2",
@@ -94,7 +94,7 @@ impl Store {
                 slug.clone(),
             ),
         };
-        let row = sqlx::query(query)
+        let row = query(sql)
             .bind(org.to_string())
             .bind(key)
             .fetch_optional(self.readers())
@@ -113,7 +113,7 @@ impl Store {
         after: Option<ProjectId>,
         limit: u32,
     ) -> Result<Vec<ProjectRow>> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT id, org, slug, name, active_version, source, created_at FROM project \
              WHERE org = $1 AND id > $2 ORDER BY id LIMIT $3",
         )
@@ -135,7 +135,7 @@ impl Store {
             Box::pin(async move {
                 let fail = || Error::database("activating a release");
                 let (org, project) = (org.to_string(), project.to_string());
-                let made = sqlx::query(
+                let made = query(
                     "UPDATE project_release SET state = 'active' WHERE org = $1 AND project = $2 AND version = $3 \
                      AND state IN ('ready', 'active', 'superseded')",
                 )
@@ -148,7 +148,7 @@ impl Store {
                 if made.rows_affected() == 0 {
                     return Ok(false);
                 }
-                sqlx::query(
+                query(
                     "UPDATE project_release SET state = 'superseded' WHERE org = $1 AND project = $2 \
                      AND version <> $3 AND state = 'active'",
                 )
@@ -158,7 +158,7 @@ impl Store {
                 .execute(&mut *db)
                 .await
                 .map_err(fail())?;
-                sqlx::query("UPDATE project SET active_version = $1 WHERE org = $2 AND id = $3")
+                query("UPDATE project SET active_version = $1 WHERE org = $2 AND id = $3")
                     .bind(big(version))
                     .bind(org)
                     .bind(project)

@@ -3,10 +3,9 @@
 use karta_types::release::{Discovery, HarnessPin, ReleaseState};
 use karta_types::{OrgId, ProjectId, ReleaseId, Timestamp};
 use serde_json::Value;
-use sqlx::AnyConnection;
-use sqlx::any::AnyRow;
 
 use crate::row::{Reader, big, json};
+use crate::sql::{Connection, Row, query};
 use crate::{Error, Result, Store};
 
 /// A release.
@@ -51,7 +50,7 @@ pub struct NewRelease {
     pub created_at: Timestamp,
 }
 
-fn read(row: &AnyRow) -> Result<ReleaseRow> {
+fn read(row: &Row) -> Result<ReleaseRow> {
     let mut row = Reader::new(row);
     Ok(ReleaseRow {
         id: row.parsed("id")?,
@@ -99,7 +98,7 @@ impl Store {
         project: ProjectId,
         version: u64,
     ) -> Result<Option<ReleaseRow>> {
-        let row = sqlx::query(
+        let row = query(
             "SELECT id, org, project, version, digest, harness, found, settings, state, created_at \
              FROM project_release WHERE org = $1 AND project = $2 AND version = $3",
         )
@@ -123,7 +122,7 @@ impl Store {
         before: Option<u64>,
         limit: u32,
     ) -> Result<Vec<ReleaseRow>> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT id, org, project, version, digest, harness, found, settings, state, created_at \
              FROM project_release WHERE org = $1 AND project = $2 AND version < $3 ORDER BY version DESC LIMIT $4",
         )
@@ -138,14 +137,9 @@ impl Store {
     }
 }
 
-async fn insert(
-    db: &mut AnyConnection,
-    org: OrgId,
-    project: ProjectId,
-    new: NewRelease,
-) -> Result<ReleaseRow> {
+async fn insert(db: &mut Connection, org: OrgId, project: ProjectId, new: NewRelease) -> Result<ReleaseRow> {
     let fail = || Error::database("adding a release");
-    let known = sqlx::query(
+    let known = query(
         "SELECT id, org, project, version, digest, harness, found, settings, state, created_at \
          FROM project_release WHERE org = $1 AND project = $2 AND digest = $3",
     )
@@ -158,7 +152,7 @@ async fn insert(
     if let Some(row) = known {
         return read(&row);
     }
-    let last = sqlx::query(
+    let last = query(
         "SELECT CAST(COALESCE(MAX(version), 0) AS BIGINT) FROM project_release WHERE org = $1 AND project = $2",
     )
     .bind(org.to_string())
@@ -167,7 +161,7 @@ async fn insert(
     .await
     .map_err(fail())?;
     let version = Reader::new(&last).count("version")? + 1;
-    sqlx::query(
+    query(
         "INSERT INTO project_release \
          (project, version, id, org, digest, harness, found, settings, state, created_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'ready', $9)",

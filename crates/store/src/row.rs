@@ -2,56 +2,65 @@
 
 use std::str::FromStr;
 
+use bytes::Bytes;
 use karta_types::usage::Metered;
 use karta_types::{Micros, Timestamp, Usage};
 use serde::de::DeserializeOwned;
-use sqlx::Row as _;
-use sqlx::any::AnyRow;
 
+use crate::sql::{Row, Value};
 use crate::{Error, Result};
 
 /// A row that is read from left to right.
 pub(crate) struct Reader<'a> {
-    row: &'a AnyRow,
+    row: &'a Row,
     at: usize,
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) const fn new(row: &'a AnyRow) -> Self {
+    pub(crate) const fn new(row: &'a Row) -> Self {
         Self { row, at: 0 }
     }
 
-    fn next<T>(&mut self, name: &'static str) -> Result<T>
-    where
-        T: sqlx::Decode<'a, sqlx::Any> + sqlx::Type<sqlx::Any>,
-    {
-        let value = self.row.try_get(self.at).map_err(|_| Error::Corrupt(name));
+    fn next(&mut self, name: &'static str) -> Result<&'a Value> {
+        let value = self.row.get(self.at).ok_or(Error::Corrupt(name));
         self.at += 1;
         value
     }
 
     pub(crate) fn text(&mut self, name: &'static str) -> Result<String> {
-        self.next(name)
+        self.maybe_text(name)?.ok_or(Error::Corrupt(name))
     }
 
     pub(crate) fn maybe_text(&mut self, name: &'static str) -> Result<Option<String>> {
-        self.next(name)
+        match self.next(name)? {
+            Value::Text(text) => Ok(Some(text.clone())),
+            Value::Null(_) => Ok(None),
+            _ => Err(Error::Corrupt(name)),
+        }
     }
 
     pub(crate) fn int(&mut self, name: &'static str) -> Result<i64> {
-        self.next(name)
+        self.maybe_int(name)?.ok_or(Error::Corrupt(name))
     }
 
     pub(crate) fn maybe_int(&mut self, name: &'static str) -> Result<Option<i64>> {
-        self.next(name)
+        match self.next(name)? {
+            Value::Int(number) => Ok(Some(*number)),
+            Value::Null(_) => Ok(None),
+            _ => Err(Error::Corrupt(name)),
+        }
     }
 
-    pub(crate) fn bytes(&mut self, name: &'static str) -> Result<Vec<u8>> {
-        self.next(name)
+    pub(crate) fn bytes(&mut self, name: &'static str) -> Result<Bytes> {
+        self.maybe_bytes(name)?.ok_or(Error::Corrupt(name))
     }
 
-    pub(crate) fn maybe_bytes(&mut self, name: &'static str) -> Result<Option<Vec<u8>>> {
-        self.next(name)
+    pub(crate) fn maybe_bytes(&mut self, name: &'static str) -> Result<Option<Bytes>> {
+        match self.next(name)? {
+            Value::Bytes(bytes) => Ok(Some(bytes.clone())),
+            Value::Null(_) => Ok(None),
+            _ => Err(Error::Corrupt(name)),
+        }
     }
 
     pub(crate) fn count(&mut self, name: &'static str) -> Result<u64> {

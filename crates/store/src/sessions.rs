@@ -6,10 +6,9 @@ use karta_types::session::{Isolation, Participant, PermissionMode, ReleasePin, S
 use karta_types::usage::Metered;
 use karta_types::{KeyId, OrgId, ProjectId, Seq, SessionId, Timestamp};
 use serde_json::Value;
-use sqlx::any::AnyRow;
-use sqlx::{Any, AnyConnection, QueryBuilder};
 
 use crate::row::{Reader, big, json};
+use crate::sql::{Builder, Connection, Row, query};
 use crate::{Error, Result, Store};
 
 /// A session.
@@ -106,7 +105,7 @@ macro_rules! select {
     };
 }
 
-fn read(row: &AnyRow) -> Result<SessionRow> {
+fn read(row: &Row) -> Result<SessionRow> {
     let mut row = Reader::new(row);
     Ok(SessionRow {
         id: row.parsed("id")?,
@@ -151,7 +150,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn session_get(&self, org: OrgId, id: SessionId) -> Result<Option<SessionRow>> {
-        let row = sqlx::query(select!("WHERE org = $1 AND id = $2"))
+        let row = query(select!("WHERE org = $1 AND id = $2"))
             .bind(org.to_string())
             .bind(id.to_string())
             .fetch_optional(self.readers())
@@ -172,7 +171,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<SessionRow>> {
         // Only the number of conditions varies; every value is bound.
-        let mut query = QueryBuilder::<Any>::new(select!("WHERE org = "));
+        let mut query = Builder::new(select!("WHERE org = "));
         query.push_bind(org.to_string());
         if let Some(before) = before {
             query.push(" AND id < ").push_bind(before.to_string());
@@ -207,7 +206,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn session_ids(&self) -> Result<HashSet<SessionId>> {
-        let rows = sqlx::query("SELECT id FROM session")
+        let rows = query("SELECT id FROM session")
             .fetch_all(self.readers())
             .await
             .map_err(Error::database("listing sessions"))?;
@@ -240,7 +239,7 @@ impl Store {
         self.write(move |db| {
             Box::pin(async move {
                 let fail = || Error::database("taking a session over");
-                sqlx::query("UPDATE session SET generation = generation + 1, updated_at = $1 WHERE org = $2 AND id = $3")
+                query("UPDATE session SET generation = generation + 1, updated_at = $1 WHERE org = $2 AND id = $3")
                     .bind(at.as_micros())
                     .bind(org.to_string())
                     .bind(id.to_string())
@@ -270,14 +269,14 @@ impl Store {
                     "DELETE FROM turn WHERE org = $1 AND session = $2",
                     "DELETE FROM session_label WHERE org = $1 AND session = $2",
                 ] {
-                    sqlx::query(statement)
+                    query(statement)
                         .bind(org.clone())
                         .bind(id.clone())
                         .execute(&mut *db)
                         .await
                         .map_err(fail())?;
                 }
-                let gone = sqlx::query("DELETE FROM session WHERE org = $1 AND id = $2")
+                let gone = query("DELETE FROM session WHERE org = $1 AND id = $2")
                     .bind(org)
                     .bind(id)
                     .execute(&mut *db)
@@ -290,8 +289,8 @@ impl Store {
     }
 }
 
-async fn get(db: &mut AnyConnection, org: OrgId, id: SessionId) -> Result<SessionRow> {
-    let row = sqlx::query(select!("WHERE org = $1 AND id = $2"))
+async fn get(db: &mut Connection, org: OrgId, id: SessionId) -> Result<SessionRow> {
+    let row = query(select!("WHERE org = $1 AND id = $2"))
         .bind(org.to_string())
         .bind(id.to_string())
         .fetch_optional(db)
@@ -300,9 +299,9 @@ async fn get(db: &mut AnyConnection, org: OrgId, id: SessionId) -> Result<Sessio
     read(&row.ok_or(Error::NotFound)?)
 }
 
-async fn insert(db: &mut AnyConnection, session: std::sync::Arc<SessionRow>) -> Result<()> {
+async fn insert(db: &mut Connection, session: std::sync::Arc<SessionRow>) -> Result<()> {
     let usage = session.usage;
-    sqlx::query(
+    query(
         "INSERT INTO session (id, org, project, key, status, title, metadata, current_agent, participants, \
          permission_mode, release_pin, pinned_version, last_version, isolation, end_user_id, parent_id, native, harness, \
          head, generation, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_micros, created_at, \
@@ -345,14 +344,14 @@ async fn insert(db: &mut AnyConnection, session: std::sync::Arc<SessionRow>) -> 
 
 /// Labels stand apart, so that sessions can be found by them on every database.
 async fn label(
-    db: &mut AnyConnection,
+    db: &mut Connection,
     org: OrgId,
     id: SessionId,
     labels: &BTreeMap<String, Value>,
 ) -> Result<()> {
     for (name, value) in labels {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        sqlx::query("INSERT INTO session_label (session, name, value, org) VALUES ($1, $2, $3, $4)")
+        query("INSERT INTO session_label (session, name, value, org) VALUES ($1, $2, $3, $4)")
             .bind(id.to_string())
             .bind(name.clone())
             .bind(value)
@@ -365,7 +364,7 @@ async fn label(
 }
 
 async fn change(
-    db: &mut AnyConnection,
+    db: &mut Connection,
     org: OrgId,
     id: SessionId,
     patch: SessionPatch,
@@ -378,7 +377,7 @@ async fn change(
     row.participants = patch.participants.unwrap_or(row.participants);
     row.updated_at = at;
     if let Some(labels) = patch.metadata {
-        sqlx::query("DELETE FROM session_label WHERE org = $1 AND session = $2")
+        query("DELETE FROM session_label WHERE org = $1 AND session = $2")
             .bind(org.to_string())
             .bind(id.to_string())
             .execute(&mut *db)
@@ -387,7 +386,7 @@ async fn change(
         label(db, org, id, &labels).await?;
         row.metadata = labels;
     }
-    sqlx::query(
+    query(
         "UPDATE session SET title = $1, current_agent = $2, permission_mode = $3, participants = $4, metadata = $5, \
          updated_at = $6 WHERE org = $7 AND id = $8",
     )

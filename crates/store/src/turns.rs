@@ -3,10 +3,9 @@
 use karta_types::session::{ReleaseRef, Turn, TurnState};
 use karta_types::usage::Metered;
 use karta_types::{ErrorCode, KeyId, OrgId, SessionId, Timestamp, TurnId};
-use sqlx::AnyConnection;
-use sqlx::any::AnyRow;
 
 use crate::row::{Reader, big, json};
+use crate::sql::{Connection, Row, query};
 use crate::{Error, Result, Store};
 
 /// A turn.
@@ -63,7 +62,7 @@ macro_rules! select {
     };
 }
 
-fn read(row: &AnyRow) -> Result<TurnRow> {
+fn read(row: &Row) -> Result<TurnRow> {
     let mut row = Reader::new(row);
     let (org, key) = (row.parsed("org")?, row.maybe_parsed("key")?);
     let (id, session_id) = (row.parsed("id")?, row.parsed("session")?);
@@ -97,7 +96,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn turn_get(&self, org: OrgId, session: SessionId, id: TurnId) -> Result<Option<TurnRow>> {
-        let row = sqlx::query(select!("WHERE org = $1 AND session = $2 AND id = $3"))
+        let row = query(select!("WHERE org = $1 AND session = $2 AND id = $3"))
             .bind(org.to_string())
             .bind(session.to_string())
             .bind(id.to_string())
@@ -119,15 +118,14 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<TurnRow>> {
         // `~` sorts after every character of an id.
-        let rows =
-            sqlx::query(select!("WHERE org = $1 AND session = $2 AND id < $3 ORDER BY id DESC LIMIT $4"))
-                .bind(org.to_string())
-                .bind(session.to_string())
-                .bind(before.map_or_else(|| "~".to_owned(), |id| id.to_string()))
-                .bind(i64::from(limit))
-                .fetch_all(self.readers())
-                .await
-                .map_err(Error::database("listing turns"))?;
+        let rows = query(select!("WHERE org = $1 AND session = $2 AND id < $3 ORDER BY id DESC LIMIT $4"))
+            .bind(org.to_string())
+            .bind(session.to_string())
+            .bind(before.map_or_else(|| "~".to_owned(), |id| id.to_string()))
+            .bind(i64::from(limit))
+            .fetch_all(self.readers())
+            .await
+            .map_err(Error::database("listing turns"))?;
         rows.iter().map(read).collect()
     }
 
@@ -136,7 +134,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn turns_unfinished(&self) -> Result<Vec<TurnRow>> {
-        let rows = sqlx::query(select!("WHERE ended = 0 ORDER BY id"))
+        let rows = query(select!("WHERE ended = 0 ORDER BY id"))
             .fetch_all(self.readers())
             .await
             .map_err(Error::database("listing unfinished turns"))?;
@@ -146,7 +144,7 @@ impl Store {
 
 /// Applies a change within a step's transaction.
 pub(crate) async fn apply(
-    db: &mut AnyConnection,
+    db: &mut Connection,
     org: OrgId,
     session: SessionId,
     change: &TurnChange,
@@ -157,9 +155,9 @@ pub(crate) async fn apply(
     }
 }
 
-async fn upsert(db: &mut AnyConnection, row: &TurnRow) -> Result<()> {
+async fn upsert(db: &mut Connection, row: &TurnRow) -> Result<()> {
     let turn = &row.turn;
-    sqlx::query(
+    query(
         "INSERT INTO turn (id, org, session, key, release_version, release_id, agent, participant, state, ended, \
          input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_micros, models, created_at, started_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0, 0, 0, 0, 0, '[]', $10, $11) \
@@ -183,8 +181,8 @@ async fn upsert(db: &mut AnyConnection, row: &TurnRow) -> Result<()> {
     Ok(())
 }
 
-async fn finish(db: &mut AnyConnection, org: OrgId, session: SessionId, end: &TurnEnd) -> Result<()> {
-    sqlx::query(
+async fn finish(db: &mut Connection, org: OrgId, session: SessionId, end: &TurnEnd) -> Result<()> {
+    query(
         "UPDATE turn SET state = $1, ended = 1, stop_reason = $2, error = $3, input_tokens = $4, output_tokens = $5, \
          cache_read_tokens = $6, cache_write_tokens = $7, cost_micros = $8, models = $9, first_text_at = $10, \
          ended_at = $11 WHERE org = $12 AND session = $13 AND id = $14 AND ended = 0",

@@ -2,9 +2,9 @@
 
 use karta_types::usage::Metered;
 use karta_types::{KeyId, Micros, ModelCallId, OrgId, ProjectId, SessionId, Timestamp, TurnId, Usage};
-use sqlx::{Any, AnyConnection, QueryBuilder};
 
 use crate::row::{Reader, big};
+use crate::sql::{Builder, Connection, query};
 use crate::{Error, Result, Store};
 
 /// One model call.
@@ -106,7 +106,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn usage_total(&self, org: OrgId) -> Result<Metered> {
-        let row = sqlx::query(
+        let row = query(
             "SELECT input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_micros FROM usage_total \
              WHERE org = $1",
         )
@@ -123,7 +123,7 @@ impl Store {
     /// The database failed.
     pub async fn usage_group(&self, org: OrgId, query: &UsageQuery) -> Result<Vec<UsageGroup>> {
         let columns: Vec<_> = query.group_by.iter().map(|key| key.column()).collect();
-        let mut sql = QueryBuilder::<Any>::new("SELECT ");
+        let mut sql = Builder::new("SELECT ");
         for column in &columns {
             sql.push(column).push(", ");
         }
@@ -165,7 +165,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn usage_of_turn(&self, org: OrgId, turn: TurnId) -> Result<(Usage, Micros, Vec<String>)> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_micros \
              FROM usage_event WHERE org = $1 AND turn = $2 ORDER BY id",
         )
@@ -189,10 +189,10 @@ impl Store {
     }
 }
 
-async fn record(db: &mut AnyConnection, row: std::sync::Arc<UsageRow>) -> Result<bool> {
+async fn record(db: &mut Connection, row: std::sync::Arc<UsageRow>) -> Result<bool> {
     let fail = || Error::database("recording what was used");
     let usage = row.usage;
-    let new = sqlx::query(
+    let new = query(
         "INSERT INTO usage_event (id, org, project, session, turn, key, end_user, release_version, provider, model, \
          input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_micros, priced, day, at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) \
@@ -222,7 +222,7 @@ async fn record(db: &mut AnyConnection, row: std::sync::Arc<UsageRow>) -> Result
     if new.rows_affected() == 0 {
         return Ok(false);
     }
-    sqlx::query(
+    query(
         "INSERT INTO usage_total (org, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_micros) \
          VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (org) DO UPDATE SET \
          input_tokens = usage_total.input_tokens + EXCLUDED.input_tokens, \

@@ -1,0 +1,222 @@
+//! One SQL text for two databases: statements, values and rows that both understand.
+//!
+//! SQLite is called in place, PostgreSQL over its connection; nothing above this folder knows which. What a statement may be is in the
+//! crate's rules; its text is always known at compile time, so that no value can become a part of it.
+
+mod error;
+mod postgres;
+mod sqlite;
+mod value;
+
+use std::borrow::Cow;
+
+pub use error::DatabaseError;
+pub(crate) use value::{Row, Value};
+
+use crate::db::Durability;
+
+/// A statement and what is bound to it.
+#[derive(Debug)]
+pub(crate) struct Query {
+    sql: Cow<'static, str>,
+    values: Vec<Value>,
+}
+
+/// A statement. `$1` is the first value bound.
+pub(crate) const fn query(sql: &'static str) -> Query {
+    Query { sql: Cow::Borrowed(sql), values: Vec::new() }
+}
+
+impl Query {
+    /// Binds the next value.
+    pub(crate) fn bind(mut self, value: impl Into<Value>) -> Self {
+        self.values.push(value.into());
+        self
+    }
+
+    /// Runs it.
+    pub(crate) async fn execute(self, on: impl Executor) -> Result<Done, DatabaseError> {
+        let answer = on.run(self).await?;
+        Ok(Done(answer.affected))
+    }
+
+    /// Its rows.
+    pub(crate) async fn fetch_all(self, on: impl Executor) -> Result<Vec<Row>, DatabaseError> {
+        Ok(on.run(self).await?.rows)
+    }
+
+    /// Its first row, if there is one.
+    pub(crate) async fn fetch_optional(self, on: impl Executor) -> Result<Option<Row>, DatabaseError> {
+        Ok(on.run(self).await?.rows.into_iter().next())
+    }
+
+    /// Its first row.
+    pub(crate) async fn fetch_one(self, on: impl Executor) -> Result<Row, DatabaseError> {
+        self.fetch_optional(on).await?.ok_or(DatabaseError::NoRow)
+    }
+}
+
+/// A statement whose conditions vary in number. Its parts are texts of the program; values are bound.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    sql: String,
+    values: Vec<Value>,
+}
+
+impl Builder {
+    pub(crate) fn new(start: &'static str) -> Self {
+        Self { sql: start.to_owned(), values: Vec::new() }
+    }
+
+    pub(crate) fn push(&mut self, part: &'static str) -> &mut Self {
+        self.sql.push_str(part);
+        self
+    }
+
+    pub(crate) fn push_bind(&mut self, value: impl Into<Value>) -> &mut Self {
+        self.values.push(value.into());
+        self.sql.push('$');
+        self.sql.push_str(&self.values.len().to_string());
+        self
+    }
+
+    pub(crate) fn build(self) -> Query {
+        Query { sql: Cow::Owned(self.sql), values: self.values }
+    }
+}
+
+/// What a statement did.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Done(u64);
+
+impl Done {
+    pub(crate) const fn rows_affected(self) -> u64 {
+        self.0
+    }
+}
+
+/// What a database answers.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    rows: Vec<Row>,
+    affected: u64,
+}
+
+/// Something that runs statements.
+pub(crate) trait Executor {
+    fn run(self, query: Query) -> impl Future<Output = Result<Answer, DatabaseError>> + Send;
+}
+
+/// The connection that writes.
+pub(crate) enum Connection {
+    Sqlite(rusqlite::Connection),
+    Postgres(Box<sqlx::PgConnection>),
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sqlite(_) => "Connection::Sqlite",
+            Self::Postgres(_) => "Connection::Postgres",
+        })
+    }
+}
+
+impl Executor for &mut Connection {
+    async fn run(self, query: Query) -> Result<Answer, DatabaseError> {
+        match self {
+            Connection::Sqlite(connection) => sqlite::run(connection, &query),
+            Connection::Postgres(connection) => postgres::run(connection, query).await,
+        }
+    }
+}
+
+impl Connection {
+    /// Begins a transaction that writes.
+    pub(crate) async fn begin(&mut self) -> Result<(), DatabaseError> {
+        let begin = match self {
+            Self::Sqlite(_) => "BEGIN IMMEDIATE",
+            Self::Postgres(_) => "BEGIN",
+        };
+        query(begin).execute(self).await.map(drop)
+    }
+
+    /// Several statements that bind nothing.
+    pub(crate) async fn batch(&mut self, sql: &'static str) -> Result<(), DatabaseError> {
+        match self {
+            Self::Sqlite(connection) => Ok(connection.execute_batch(sql)?),
+            Self::Postgres(connection) => postgres::batch(connection, sql).await,
+        }
+    }
+
+    pub(crate) async fn close(self) {
+        match self {
+            Self::Sqlite(connection) => drop(connection),
+            Self::Postgres(connection) => postgres::close(*connection).await,
+        }
+    }
+}
+
+/// Where a database is.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    Sqlite { path: std::path::PathBuf, durability: Durability },
+    Postgres(Box<sqlx::postgres::PgConnectOptions>),
+}
+
+impl Place {
+    /// Reads `sqlite:PATH` or `postgres://…`.
+    pub(crate) fn parse(url: &str, durability: Durability) -> Result<Self, DatabaseError> {
+        if let Some(path) = url.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            let path = path.split('?').next().unwrap_or(path);
+            return Ok(Self::Sqlite { path: path.into(), durability });
+        }
+        Ok(Self::Postgres(Box::new(url.parse()?)))
+    }
+
+    /// Opens the connection that writes.
+    pub(crate) async fn connect(&self) -> Result<Connection, DatabaseError> {
+        match self {
+            Self::Sqlite { path, durability } => Ok(Connection::Sqlite(sqlite::open(path, *durability)?)),
+            Self::Postgres(options) => Ok(Connection::Postgres(Box::new(postgres::connect(options).await?))),
+        }
+    }
+
+    /// Opens up to `count` connections for reading, when they are needed.
+    pub(crate) async fn readers(&self, count: u32) -> Result<Readers, DatabaseError> {
+        match self {
+            Self::Sqlite { path, durability } => {
+                Ok(Readers::Sqlite(sqlite::Readers::new(path, *durability, count)))
+            }
+            Self::Postgres(options) => Ok(Readers::Postgres(postgres::readers(options, count).await?)),
+        }
+    }
+}
+
+/// Connections for reading.
+pub(crate) enum Readers {
+    Sqlite(sqlite::Readers),
+    Postgres(sqlx::PgPool),
+}
+
+impl Readers {
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Sqlite(readers) => readers.close(),
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+impl Executor for &Readers {
+    async fn run(self, query: Query) -> Result<Answer, DatabaseError> {
+        match self {
+            Readers::Sqlite(readers) => readers.run(query).await,
+            Readers::Postgres(pool) => {
+                let mut connection = pool.acquire().await?;
+                postgres::run(&mut connection, query).await
+            }
+        }
+    }
+}
