@@ -112,8 +112,9 @@ impl Store {
         let (submit, queue) = mpsc::channel(QUEUE);
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let (over, ended) = oneshot::channel();
+        let here = place.clone();
         let groups = async move {
-            write_groups(connection, queue, stopped).await;
+            write_groups(&here, connection, queue, stopped).await;
             let _ = over.send(());
         };
         match place {
@@ -172,6 +173,7 @@ impl Store {
 }
 
 async fn write_groups(
+    place: &Place,
     mut connection: Connection,
     mut queue: mpsc::Receiver<Box<dyn Job>>,
     mut stopped: tokio::sync::watch::Receiver<bool>,
@@ -187,13 +189,14 @@ async fn write_groups(
             continue;
         }
         if together(&mut connection, &mut group).await {
+            connection.committed(group.len());
             for job in group.drain(..) {
                 job.finish(None);
             }
             continue;
         }
         for mut job in group.drain(..) {
-            let instead = alone(&mut connection, &mut *job).await;
+            let instead = alone(place, &mut connection, &mut *job).await;
             job.finish(instead);
         }
     }
@@ -219,9 +222,19 @@ async fn together(connection: &mut Connection, group: &mut [Box<dyn Job>]) -> bo
 }
 
 /// Runs one operation in its own transaction. Answers the error of the transaction, if it has one.
-async fn alone(connection: &mut Connection, job: &mut dyn Job) -> Option<Error> {
-    if let Err(error) = connection.begin().await {
-        return Some(Error::database("beginning a transaction")(error));
+async fn alone(place: &Place, connection: &mut Connection, job: &mut dyn Job) -> Option<Error> {
+    if connection.begin().await.is_err() {
+        // The connection may be what broke: the database was restarted, or a firewall forgot it.
+        let again = match place.connect().await {
+            Ok(new) => {
+                *connection = new;
+                connection.begin().await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = again {
+            return Some(Error::database("beginning a transaction")(error));
+        }
     }
     if !job.run(connection).await {
         roll_back(connection).await;

@@ -35,6 +35,12 @@ impl App {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("karta.script.json"), script.to_string()).unwrap();
         let mut settings = Settings { data: data.path().join("data"), ..Settings::default() };
+        if let Ok(server) = std::env::var("KARTA_TEST_POSTGRES") {
+            // A database of its own for each server.
+            let name = data.path().file_name().unwrap().as_encoded_bytes();
+            let name = name.iter().fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
+            settings.database = Some(format!("{server}/server_{name}"));
+        }
         change(&mut settings);
         let engine = Builder::new(settings).open().await.unwrap();
         let org = engine.ensure_org("one").await.unwrap();

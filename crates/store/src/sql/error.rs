@@ -26,6 +26,9 @@ pub enum DatabaseError {
     /// A database that is not there, with a name this program does not make one by.
     #[error("the database `{0}` is not there: create it, or choose a name of a-z, 0-9 and _")]
     Name(String),
+    /// A thread of the database can't be started.
+    #[error("starting a thread: {0}")]
+    Thread(std::io::Error),
     /// The connections for reading are closed.
     #[error("the database is closed")]
     Closed,

@@ -109,7 +109,7 @@ pub(crate) trait Executor {
 
 /// The connection that writes.
 pub(crate) enum Connection {
-    Sqlite(rusqlite::Connection),
+    Sqlite(sqlite::Writer),
     Postgres(Box<sqlx::PgConnection>),
 }
 
@@ -125,7 +125,7 @@ impl std::fmt::Debug for Connection {
 impl Executor for &mut Connection {
     async fn run(self, query: Query) -> Result<Answer, DatabaseError> {
         match self {
-            Connection::Sqlite(connection) => sqlite::run(connection, &query),
+            Connection::Sqlite(writer) => sqlite::run(&writer.connection, &query),
             Connection::Postgres(connection) => postgres::run(connection, query).await,
         }
     }
@@ -144,14 +144,21 @@ impl Connection {
     /// Several statements that bind nothing.
     pub(crate) async fn batch(&mut self, sql: &'static str) -> Result<(), DatabaseError> {
         match self {
-            Self::Sqlite(connection) => Ok(connection.execute_batch(sql)?),
+            Self::Sqlite(writer) => Ok(writer.connection.execute_batch(sql)?),
             Self::Postgres(connection) => postgres::batch(connection, sql).await,
+        }
+    }
+
+    /// So many operations were committed.
+    pub(crate) fn committed(&mut self, operations: usize) {
+        if let Self::Sqlite(writer) = self {
+            writer.committed(operations);
         }
     }
 
     pub(crate) async fn close(self) {
         match self {
-            Self::Sqlite(connection) => drop(connection),
+            Self::Sqlite(writer) => drop(writer),
             Self::Postgres(connection) => postgres::close(*connection).await,
         }
     }
@@ -178,7 +185,9 @@ impl Place {
     /// Opens the connection that writes.
     pub(crate) async fn connect(&self) -> Result<Connection, DatabaseError> {
         match self {
-            Self::Sqlite { path, durability } => Ok(Connection::Sqlite(sqlite::open(path, *durability)?)),
+            Self::Sqlite { path, durability } => {
+                Ok(Connection::Sqlite(sqlite::Writer::open(path, *durability)?))
+            }
             Self::Postgres(options) => Ok(Connection::Postgres(Box::new(postgres::connect(options).await?))),
         }
     }

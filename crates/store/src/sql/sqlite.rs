@@ -1,7 +1,7 @@
 //! SQLite, called in place: by the writer on its own thread, by readers on threads that may block.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use bytes::Bytes;
 use rusqlite::types::{ToSqlOutput, ValueRef};
@@ -14,19 +14,58 @@ use crate::db::Durability;
 
 /// Statements kept ready on each connection: more than the store has.
 const STATEMENTS: usize = 256;
+/// Operations between two moves of the log.
+const CHECKPOINT: usize = 512;
 
 pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, DatabaseError> {
     let connection = Connection::open(path)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.execute_batch(
         "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -4096; \
-         PRAGMA wal_autocheckpoint = 4000",
+         PRAGMA wal_autocheckpoint = 16000",
     )?;
     connection.execute_batch(match durability {
         Durability::Process => "PRAGMA synchronous = NORMAL",
         Durability::Power => "PRAGMA synchronous = FULL",
     })?;
     Ok(connection)
+}
+
+/// The connection that writes, and the thread that moves what it wrote from the log into the database meanwhile.
+pub(crate) struct Writer {
+    pub(super) connection: Connection,
+    checkpoints: mpsc::SyncSender<()>,
+    since: usize,
+}
+
+impl Writer {
+    pub(super) fn open(path: &Path, durability: Durability) -> Result<Self, DatabaseError> {
+        let connection = open(path, durability)?;
+        let behind = open(path, durability)?;
+        let (checkpoints, wanted) = mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name("store-checkpoint".to_owned());
+        thread
+            .spawn(move || {
+                for () in wanted {
+                    let moved = behind.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+                    if let Err(error) = moved {
+                        // The writer moves it itself when the log has grown.
+                        tracing::warn!(%error, "moving the log into the database");
+                    }
+                }
+            })
+            .map_err(DatabaseError::Thread)?;
+        Ok(Self { connection, checkpoints, since: 0 })
+    }
+
+    pub(super) fn committed(&mut self, operations: usize) {
+        self.since += operations;
+        if self.since >= CHECKPOINT {
+            self.since = 0;
+            // Full: one is wanted already.
+            let _ = self.checkpoints.try_send(());
+        }
+    }
 }
 
 pub(super) fn run(connection: &Connection, query: &Query) -> Result<Answer, DatabaseError> {

@@ -33,7 +33,15 @@ fn at(micros: i64) -> Timestamp {
 }
 
 async fn open(folder: &std::path::Path, keys: Keyring) -> Store {
-    let url = format!("sqlite:{}", folder.join("karta.db").display());
+    let url = match std::env::var("KARTA_TEST_POSTGRES") {
+        // A database of its own for each folder.
+        Ok(server) => {
+            let name = folder.file_name().unwrap().as_encoded_bytes();
+            let name = name.iter().fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
+            format!("{server}/store_{name}")
+        }
+        Err(_) => format!("sqlite:{}", folder.join("karta.db").display()),
+    };
     Store::open(Options { url, durability: Durability::Process, keys }).await.unwrap()
 }
 
