@@ -113,8 +113,9 @@ impl Server {
             // Events are small and must not wait for one another.
             let _ = stream.set_nodelay(true);
         });
-        let serving =
-            axum::serve(listener, router).with_graceful_shutdown(async move { stopping.cancelled().await });
+        // `into_make_service` shares one router; a bare one is copied for every connection.
+        let serving = axum::serve(listener, router.into_make_service())
+            .with_graceful_shutdown(async move { stopping.cancelled().await });
         #[expect(clippy::disallowed_methods, reason = "shutdown() waits for it")]
         let served = tokio::spawn(async move { serving.await });
         Ok(Self { address, engine, stop, served })

@@ -172,7 +172,9 @@ impl Reader {
             if !self.behind {
                 return Ok(None);
             }
-            let chunks = self.engine.store().journal_read(self.org, self.session, self.cursor, READ).await?;
+            let read = self.engine.store().journal_read(self.org, self.session, self.cursor, READ);
+            // On the heap only while it reads: a stream waits most of its life.
+            let chunks = Box::pin(read).await?;
             self.behind = !chunks.is_empty();
             self.stored.extend(chunks.into_iter().map(|chunk| Arc::new(Batch::from(chunk))));
         }

@@ -22,8 +22,10 @@ use crate::tasks::Tasks;
 const OUTPUT: usize = 64;
 /// Writes that wait for the process.
 const INPUT: usize = 256;
-/// The size of a chunk, in bytes.
+/// The largest chunk, in bytes, and the smallest room that is read into. Most sessions are silent most of the time: room grows with
+/// what is said.
 const CHUNK: usize = 64 << 10;
+const ROOM: usize = 1 << 10;
 /// How much of the end of standard error is kept, in bytes.
 const TAIL: usize = 16 << 10;
 /// How long a process may leave its input unread.
@@ -219,16 +221,19 @@ async fn wait_for_end(
 struct Reader<R> {
     from: R,
     buffer: BytesMut,
+    room: usize,
     gone: CancellationToken,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
     fn new(from: R, signals: &Signals) -> Self {
-        Self { from, buffer: BytesMut::new(), gone: signals.gone.clone() }
+        Self { from, buffer: BytesMut::new(), room: ROOM, gone: signals.gone.clone() }
     }
 
     async fn next(&mut self) -> Option<Bytes> {
-        self.buffer.reserve(CHUNK);
+        if self.buffer.spare_capacity_mut().len() < ROOM {
+            self.buffer.reserve(self.room);
+        }
         let read = tokio::select! {
             biased;
             read = self.from.read_buf(&mut self.buffer) => read,
@@ -236,7 +241,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         };
         match read {
             Ok(0) | Err(_) => None,
-            Ok(_) => Some(self.buffer.split().freeze()),
+            Ok(_) => {
+                if self.buffer.spare_capacity_mut().is_empty() {
+                    self.room = (self.room * 2).min(CHUNK);
+                }
+                Some(self.buffer.split().freeze())
+            }
         }
     }
 }

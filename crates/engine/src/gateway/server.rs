@@ -70,7 +70,7 @@ impl Gateway {
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let stopping = stop.clone();
         tracker.spawn(async move {
-            let served = axum::serve(listener, router)
+            let served = axum::serve(listener, router.into_make_service())
                 .with_graceful_shutdown(async move { stopping.cancelled().await });
             if let Err(error) = served.await {
                 tracing::error!(%error, "the model gateway ended");
