@@ -12,7 +12,7 @@ use karta_types::scope::Scopes;
 use karta_types::{Clock, ErrorCode, OrgId, Rng, Secret};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::control::keys::{Environment, NewKey, mint};
+use crate::control::keys::{Environment, NewKey};
 use crate::control::local::Local;
 use crate::data::channels::Channels;
 use crate::data::hub::Hub;
@@ -27,6 +27,10 @@ use crate::{Error, Principal, Result};
 
 /// How often the house is kept: old journal, old replies, the ballast.
 const KEEPING: Duration = Duration::from_mins(1);
+/// How often keys that another node changed are looked for.
+const KEYS: Duration = Duration::from_millis(500);
+/// How often the ends of the audit log's chains are signed.
+const SEALING: Duration = Duration::from_hours(1);
 /// How long a free place among the processes is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -41,6 +45,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     gate: Arc<dyn Gate>,
+    control: Arc<Local>,
     hub: Hub,
     catalogue: Catalogue,
     channels: Arc<Channels>,
@@ -143,8 +148,8 @@ impl Builder {
             Durability::Power => karta_store::Durability::Power,
         };
         let store = Store::open(Options { url, durability, keys: keyring.clone() }).await?;
-        let gate: Arc<dyn Gate> =
-            Arc::new(Local::new(store.clone(), keyring.clone(), clock.clone(), settings.budget));
+        let control = Arc::new(Local::new(store.clone(), keyring.clone(), clock.clone(), settings.budget));
+        let gate: Arc<dyn Gate> = control.clone();
         let channels = Arc::new(Channels::new(keyring.clone()));
         let config = gateway::Config::from_settings(&settings)
             .map_err(|why| Error::told(ErrorCode::InvalidRequest, why))?;
@@ -166,6 +171,7 @@ impl Builder {
             clock,
             rng,
             gate,
+            control,
             hub: Hub::default(),
             catalogue: Catalogue::default(),
             channels,
@@ -179,6 +185,20 @@ impl Builder {
         }));
         engine.recover().await?;
         let keeper = engine.clone();
+        let keys = engine.clone();
+        engine.tasks().every(KEYS, move || {
+            let engine = keys.clone();
+            async move { engine.keep_keys().await }
+        });
+        let audit = engine.clone();
+        engine.tasks().every(SEALING, move || {
+            let engine = audit.clone();
+            async move {
+                if let Err(error) = engine.audit_seal().await {
+                    tracing::error!(error = error.chain(), "signing the audit log");
+                }
+            }
+        });
         engine.tasks().every(KEEPING, move || {
             let engine = keeper.clone();
             async move { engine.keep_house().await }
@@ -295,18 +315,15 @@ impl Engine {
     /// # Errors
     /// The store can't be written.
     pub async fn bootstrap_key(&self, org: OrgId, environment: Environment, name: &str) -> Result<Secret> {
-        let new = NewKey { name: name.to_owned(), environment, scopes: Scopes::all(), project: None };
-        let (_, text) = self.mint_key(org, new).await?;
-        Ok(text)
-    }
-
-    /// Mints a key.
-    ///
-    /// # Errors
-    /// The store can't be written.
-    pub async fn mint_key(&self, org: OrgId, new: NewKey) -> Result<(karta_types::KeyId, Secret)> {
-        let (row, text) = mint(self.store(), &self.0.keyring, self.clock(), self.rng(), org, new).await?;
-        Ok((row.id, text))
+        let new = NewKey {
+            name: name.to_owned(),
+            environment,
+            scopes: Scopes::all(),
+            project: None,
+            expires_at: None,
+        };
+        let made = self.create_key(&Principal::system(org), new).await?;
+        Ok(Secret::new(made.key))
     }
 
     /// Whether store and sandbox driver work; what is down, by name.
@@ -344,6 +361,14 @@ impl Engine {
     /// The control plane.
     pub fn gate(&self) -> &Arc<dyn Gate> {
         &self.0.gate
+    }
+
+    pub(crate) fn control(&self) -> &Local {
+        &self.0.control
+    }
+
+    pub(crate) fn keyring(&self) -> &Keyring {
+        &self.0.keyring
     }
 
     /// The clock.

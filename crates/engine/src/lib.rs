@@ -19,5 +19,5 @@ pub mod tasks;
 pub use data::player::play;
 pub use engine::{Builder, Engine};
 pub use error::{Error, Result};
-pub use gate::Principal;
+pub use gate::{Actor, Principal};
 pub use settings::Settings;

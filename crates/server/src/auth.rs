@@ -1,8 +1,11 @@
 //! Permissions: a handler that is given a [`May`] was allowed to run.
 
-use axum::extract::FromRequestParts;
+use std::net::SocketAddr;
+
+use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use karta_engine::gate::Origin;
 use karta_engine::{Engine, Error, Principal};
 use karta_types::ErrorCode;
 use karta_types::scope::Scope;
@@ -43,7 +46,11 @@ impl<const SCOPE: u8> FromRequestParts<Engine> for May<SCOPE> {
             .ok_or_else(|| {
                 Error::told(ErrorCode::Unauthorized, "there is no `Authorization: Bearer …` header")
             })?;
-        let who = engine.gate().authenticate(token).await?;
+        let mut who = engine.gate().authenticate(token).await?;
+        who.origin = Origin {
+            request: crate::serve::current_request_id(),
+            address: parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_string()),
+        };
         let wanted = scope_of(SCOPE);
         if !who.scopes.has(wanted) {
             let has = who.scopes.to_string();

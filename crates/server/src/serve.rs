@@ -114,7 +114,7 @@ impl Server {
             let _ = stream.set_nodelay(true);
         });
         // `into_make_service` shares one router; a bare one is copied for every connection.
-        let serving = axum::serve(listener, router.into_make_service())
+        let serving = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
             .with_graceful_shutdown(async move { stopping.cancelled().await });
         #[expect(clippy::disallowed_methods, reason = "shutdown() waits for it")]
         let served = tokio::spawn(async move { serving.await });

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use crate::audit::AuditEntry;
 use crate::seal::Keyring;
 use crate::sql::{Connection, DatabaseError, Place, Readers, query};
 use crate::{Error, Result};
@@ -159,6 +160,25 @@ impl Store {
         &self.0.keys
     }
 
+    /// As [`Store::write`], and tells the audit log in the same transaction if the result says that something was changed.
+    pub(crate) async fn write_told<T, F>(
+        &self,
+        entry: AuditEntry,
+        changed: fn(&T) -> bool,
+        operation: F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, Result<T>> + Send + Sync + 'static,
+    {
+        let told = Arc::new((entry, operation));
+        self.write(move |db| {
+            let told = told.clone();
+            Box::pin(async move { then_tell(db, &told.1, changed, &told.0).await })
+        })
+        .await
+    }
+
     /// Runs an operation in the next group. It may be run twice, but is committed once.
     pub(crate) async fn write<T, F>(&self, operation: F) -> Result<T>
     where
@@ -170,6 +190,24 @@ impl Store {
         self.0.writes.send(job).await.map_err(|_| Error::Closed)?;
         result.await.unwrap_or(Err(Error::Closed))
     }
+}
+
+/// Does what an operation does, and tells the audit log in the same transaction.
+async fn then_tell<T, F>(
+    connection: &mut Connection,
+    operation: &F,
+    changed: fn(&T) -> bool,
+    entry: &AuditEntry,
+) -> Result<T>
+where
+    T: Send + 'static,
+    F: for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, Result<T>> + Send + Sync + 'static,
+{
+    let result = operation(connection).await?;
+    if changed(&result) {
+        crate::audit::append(connection, entry).await?;
+    }
+    Ok(result)
 }
 
 async fn write_groups(

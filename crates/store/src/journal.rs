@@ -12,7 +12,7 @@ use karta_types::{OrgId, RequestId, Seq, SessionId, Timestamp, TurnId};
 use crate::row::{Reader, big};
 use crate::sql::{Connection, Row, query};
 use crate::turns::{self, TurnChange};
-use crate::{Error, Keyring, Result, Store, inputs};
+use crate::{AuditEntry, Error, Keyring, Result, Store, inputs};
 
 /// The most chunks that one read brings.
 const MAX_CHUNKS: i64 = 256;
@@ -65,6 +65,8 @@ pub struct Commit {
     pub asked: Vec<InputRequired>,
     /// Questions that were answered.
     pub resolved: Vec<(RequestId, Decision, Answerer)>,
+    /// What the audit log is told of it.
+    pub told: Vec<AuditEntry>,
 }
 
 impl Store {
@@ -232,6 +234,9 @@ async fn apply(
     }
     for (request, decision, by) in &commit.resolved {
         inputs::resolve(db, commit, *request, *decision, by).await?;
+    }
+    for entry in &commit.told {
+        crate::audit::append(db, entry).await?;
     }
     Ok(())
 }

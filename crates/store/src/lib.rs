@@ -6,6 +6,7 @@
 //!
 //! Writes go through one queue and are committed in groups (see [`db`]); what was answered survives the end of the process.
 
+mod audit;
 pub mod db;
 mod error;
 mod idempotency;
@@ -23,6 +24,7 @@ mod sql;
 mod turns;
 mod usage;
 
+pub use audit::{AuditEntry, AuditFilter, AuditRow, AuditSeal, Hash};
 pub use db::{Durability, Options, Store};
 pub use error::Error;
 pub use idempotency::{Idem, Reply};

@@ -8,10 +8,32 @@ struct Migration {
     version: i64,
     name: &'static str,
     sql: &'static str,
+    /// What only one of the databases understands: its triggers.
+    sqlite: &'static str,
+    postgres: &'static str,
+}
+
+macro_rules! migration {
+    ($version:literal, $name:literal) => {
+        Migration {
+            version: $version,
+            name: $name,
+            sql: include_str!(concat!("../../../migrations/", $name, ".sql")),
+            sqlite: "",
+            postgres: "",
+        }
+    };
+    ($version:literal, $name:literal, dialects) => {
+        Migration {
+            sqlite: include_str!(concat!("../../../migrations/", $name, ".sqlite.sql")),
+            postgres: include_str!(concat!("../../../migrations/", $name, ".postgres.sql")),
+            ..migration!($version, $name)
+        }
+    };
 }
 
 const ALL: &[Migration] =
-    &[Migration { version: 1, name: "start", sql: include_str!("../../../migrations/0001_start.sql") }];
+    &[migration!(1, "0001_start"), migration!(2, "0002_audit", dialects), migration!(3, "0003_keys")];
 
 /// What keeps two servers from changing one PostgreSQL database at once: a number nobody else has a reason to lock.
 const LOCK: &str = "SELECT pg_advisory_lock(5287112763290101)";
@@ -67,6 +89,10 @@ async fn steps(db: &mut Connection) -> Result<()> {
 async fn apply(db: &mut Connection, migration: &Migration) -> Result<(), DatabaseError> {
     db.begin().await?;
     db.batch(migration.sql).await?;
+    let more = if matches!(db, Connection::Postgres(_)) { migration.postgres } else { migration.sqlite };
+    if !more.is_empty() {
+        db.batch(more).await?;
+    }
     record(db, migration).await?;
     query("COMMIT").execute(db).await.map(drop)
 }

@@ -4,7 +4,7 @@ use karta_types::{OrgId, ProjectId, Timestamp};
 
 use crate::row::{Reader, big};
 use crate::sql::{Row, query};
-use crate::{Error, Result, Store};
+use crate::{AuditEntry, Error, Result, Store};
 
 /// A project.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,28 +52,32 @@ impl Store {
     ///
     /// # Errors
     /// `Conflict` when the organisation has one with this slug.
-    pub async fn project_insert(&self, project: &ProjectRow) -> Result<()> {
+    pub async fn project_insert(&self, project: &ProjectRow, told: AuditEntry) -> Result<()> {
         let project = project.clone();
-        self.write(move |db| {
-            let project = project.clone();
-            Box::pin(async move {
-                query(
-                    "INSERT INTO project (id, org, slug, name, active_version, source, created_at) \
+        self.write_told(
+            told,
+            |()| true,
+            move |db| {
+                let project = project.clone();
+                Box::pin(async move {
+                    query(
+                        "INSERT INTO project (id, org, slug, name, active_version, source, created_at) \
                      VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                )
-                .bind(project.id.to_string())
-                .bind(project.org.to_string())
-                .bind(project.slug)
-                .bind(project.name)
-                .bind(project.active_version.map(big))
-                .bind(project.source)
-                .bind(project.created_at.as_micros())
-                .execute(db)
-                .await
-                .map_err(Error::unique("adding a project", "the project's slug"))?;
-                Ok(())
-            })
-        })
+                    )
+                    .bind(project.id.to_string())
+                    .bind(project.org.to_string())
+                    .bind(project.slug)
+                    .bind(project.name)
+                    .bind(project.active_version.map(big))
+                    .bind(project.source)
+                    .bind(project.created_at.as_micros())
+                    .execute(db)
+                    .await
+                    .map_err(Error::unique("adding a project", "the project's slug"))?;
+                    Ok(())
+                })
+            },
+        )
         .await
     }
 
@@ -130,8 +134,14 @@ impl Store {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn project_activate(&self, org: OrgId, project: ProjectId, version: u64) -> Result<bool> {
-        self.write(move |db| {
+    pub async fn project_activate(
+        &self,
+        org: OrgId,
+        project: ProjectId,
+        version: u64,
+        told: AuditEntry,
+    ) -> Result<bool> {
+        self.write_told(told, |activated| *activated, move |db| {
             Box::pin(async move {
                 let fail = || Error::database("activating a release");
                 let (org, project) = (org.to_string(), project.to_string());

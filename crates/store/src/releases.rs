@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::row::{Reader, big, json};
 use crate::sql::{Connection, Row, query};
-use crate::{Error, Result, Store};
+use crate::{AuditEntry, Error, Result, Store};
 
 /// A release.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,10 +80,20 @@ impl Store {
         org: OrgId,
         project: ProjectId,
         new: NewRelease,
+        told: AuditEntry,
     ) -> Result<ReleaseRow> {
+        let told = std::sync::Arc::new(told);
         self.write(move |db| {
-            let new = new.clone();
-            Box::pin(insert(db, org, project, new))
+            let (new, told) = (new.clone(), told.clone());
+            Box::pin(async move {
+                let id = new.id;
+                let row = insert(db, org, project, new).await?;
+                // The same content again is no change.
+                if row.id == id {
+                    crate::audit::append(db, &told).await?;
+                }
+                Ok(row)
+            })
         })
         .await
     }

@@ -1,7 +1,7 @@
 //! Keys, and what is sealed with them.
 //!
-//! Two files in the key folder, made at the first start: `pepper` keys the hashes of credentials, `seal` the sealing of journal and
-//! replies. Sealing is AES-256-GCM under a key that is derived for each record from its context, so no two records share a key and a
+//! Three files in the key folder, made at the first start: `pepper` keys the hashes of credentials, `seal` the sealing of journal and
+//! replies, `sign` signs the ends of the audit log. Sealing is AES-256-GCM under a key that is derived for each record from its context, so no two records share a key and a
 //! record that is moved does not open.
 
 use std::fs;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, RandomizedNonceKey};
 use aws_lc_rs::hmac;
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use karta_types::{Rng, Secret};
 
 use crate::{Error, Result};
@@ -26,6 +27,7 @@ pub struct Keyring(Arc<Keys>);
 struct Keys {
     pepper: hmac::Key,
     seal: hmac::Key,
+    sign: Ed25519KeyPair,
 }
 
 impl std::fmt::Debug for Keyring {
@@ -47,7 +49,11 @@ impl Keyring {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fail)?;
         let pepper = load(&folder.join("pepper"), rng)?;
         let seal = load(&folder.join("seal"), rng)?;
-        Ok(Self::of(&pepper, &seal))
+        let sign = load(&folder.join("sign"), rng)?;
+        Self::of(&pepper, &seal, &sign).ok_or_else(|| Error::Key {
+            path: folder.join("sign").display().to_string(),
+            reason: "is no signing key; restore it from a backup".to_owned(),
+        })
     }
 
     /// Keys for a test, in memory only.
@@ -57,14 +63,26 @@ impl Keyring {
             rng.fill(&mut key);
             Secret::new(key)
         };
-        Self::of(&make(), &make())
+        // A seed of the right length always makes a key.
+        Self::of(&make(), &make(), &make()).unwrap_or_else(|| unreachable!("32 bytes are a key"))
     }
 
-    fn of(pepper: &Secret<Vec<u8>>, seal: &Secret<Vec<u8>>) -> Self {
-        Self(Arc::new(Keys {
+    fn of(pepper: &Secret<Vec<u8>>, seal: &Secret<Vec<u8>>, sign: &Secret<Vec<u8>>) -> Option<Self> {
+        Some(Self(Arc::new(Keys {
             pepper: hmac::Key::new(hmac::HMAC_SHA256, pepper.expose()),
             seal: hmac::Key::new(hmac::HMAC_SHA256, seal.expose()),
-        }))
+            sign: Ed25519KeyPair::from_seed_unchecked(sign.expose()).ok()?,
+        })))
+    }
+
+    /// Signs a message of this installation (Ed25519).
+    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+        self.0.sign.sign(message).as_ref().to_vec()
+    }
+
+    /// Whether this installation signed the message.
+    pub fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ED25519, self.0.sign.public_key().as_ref()).verify(message, signature).is_ok()
     }
 
     /// The keyed hash that a credential is stored and found by.

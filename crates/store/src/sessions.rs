@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::row::{Reader, big, json};
 use crate::sql::{Builder, Connection, Row, query};
-use crate::{Error, Result, Store};
+use crate::{AuditEntry, Error, Result, Store};
 
 /// A session.
 #[derive(Debug, Clone, PartialEq)]
@@ -257,34 +257,38 @@ impl Store {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn session_erase(&self, org: OrgId, id: SessionId) -> Result<bool> {
-        self.write(move |db| {
-            Box::pin(async move {
-                let fail = || Error::database("erasing a session");
-                let (org, id) = (org.to_string(), id.to_string());
-                for statement in [
-                    "DELETE FROM journal WHERE org = $1 AND session = $2",
-                    "DELETE FROM input WHERE org = $1 AND session = $2",
-                    "DELETE FROM reply WHERE org = $1 AND session = $2",
-                    "DELETE FROM turn WHERE org = $1 AND session = $2",
-                    "DELETE FROM session_label WHERE org = $1 AND session = $2",
-                ] {
-                    query(statement)
-                        .bind(org.clone())
-                        .bind(id.clone())
+    pub async fn session_erase(&self, org: OrgId, id: SessionId, told: AuditEntry) -> Result<bool> {
+        self.write_told(
+            told,
+            |erased| *erased,
+            move |db| {
+                Box::pin(async move {
+                    let fail = || Error::database("erasing a session");
+                    let (org, id) = (org.to_string(), id.to_string());
+                    for statement in [
+                        "DELETE FROM journal WHERE org = $1 AND session = $2",
+                        "DELETE FROM input WHERE org = $1 AND session = $2",
+                        "DELETE FROM reply WHERE org = $1 AND session = $2",
+                        "DELETE FROM turn WHERE org = $1 AND session = $2",
+                        "DELETE FROM session_label WHERE org = $1 AND session = $2",
+                    ] {
+                        query(statement)
+                            .bind(org.clone())
+                            .bind(id.clone())
+                            .execute(&mut *db)
+                            .await
+                            .map_err(fail())?;
+                    }
+                    let gone = query("DELETE FROM session WHERE org = $1 AND id = $2")
+                        .bind(org)
+                        .bind(id)
                         .execute(&mut *db)
                         .await
                         .map_err(fail())?;
-                }
-                let gone = query("DELETE FROM session WHERE org = $1 AND id = $2")
-                    .bind(org)
-                    .bind(id)
-                    .execute(&mut *db)
-                    .await
-                    .map_err(fail())?;
-                Ok(gone.rows_affected() > 0)
-            })
-        })
+                    Ok(gone.rows_affected() > 0)
+                })
+            },
+        )
         .await
     }
 }

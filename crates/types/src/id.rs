@@ -49,14 +49,30 @@ macro_rules! ids {
 
 // In alphabetical order. One word per kind; the prefixes are those of the public contract.
 ids! {
+    /// One entry of the audit log.
+    Audit AuditId "aud";
+    /// A webhook's delivery to one endpoint.
+    Delivery DeliveryId "whd";
+    /// Where webhooks go.
+    Endpoint EndpointId "whe";
+    /// Something that happened and is told by webhooks.
+    Happening HappeningId "evt";
+    /// Money and tokens set aside for work that runs.
+    Hold HoldId "hold";
+    /// An invitation to an organisation.
+    Invitation InvitationId "inv";
     /// An API key's id (not the key).
     Key KeyId "key";
     /// One request to a model provider.
     ModelCall ModelCallId "mc";
     /// A tenant.
     Org OrgId "org";
+    /// A person's access token or browser login.
+    PersonalAccess PersonalAccessId "pat";
     /// A harness application with its releases.
     Project ProjectId "proj";
+    /// A model provider's key (not its text).
+    ProviderKey ProviderKeyId "mk";
     /// An immutable snapshot of a project's folder.
     Release ReleaseId "rel";
     /// A question put to a person: an approval, a choice, a plan.
@@ -65,8 +81,12 @@ ids! {
     Sandbox SandboxId "sbx";
     /// A light handle on one conversation.
     Session SessionId "sess";
+    /// A session token of an end user's browser.
+    SessionToken SessionTokenId "st";
     /// One run of the harness, from a message to its `done`.
     Turn TurnId "turn";
+    /// A person.
+    User UserId "usr";
 }
 
 impl<K: Kind> Id<K> {

@@ -3,9 +3,11 @@
 //! Everything here is plain data: no IO, no runtime, no clock of its own. What two crates must agree on lives here; what only
 //! one crate needs lives there.
 
+pub mod audit;
 pub mod code;
 pub mod event;
 pub mod id;
+pub mod key;
 pub mod message;
 pub mod money;
 pub mod page;
@@ -19,7 +21,11 @@ pub mod usage;
 
 pub use code::{ErrorCode, Problem};
 pub use event::{Body, Event, Seq};
-pub use id::{Id, KeyId, ModelCallId, OrgId, ProjectId, ReleaseId, RequestId, SandboxId, SessionId, TurnId};
+pub use id::{
+    AuditId, DeliveryId, EndpointId, HappeningId, HoldId, Id, InvitationId, KeyId, ModelCallId, OrgId,
+    PersonalAccessId, ProjectId, ProviderKeyId, ReleaseId, RequestId, SandboxId, SessionId, SessionTokenId,
+    TurnId, UserId,
+};
 pub use money::Micros;
 pub use rng::Rng;
 pub use secret::Secret;

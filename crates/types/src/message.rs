@@ -47,6 +47,17 @@ pub enum Decision {
     Deny,
 }
 
+impl Decision {
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ApproveOnce => "approve_once",
+            Self::ApproveSession => "approve_session",
+            Self::Deny => "deny",
+        }
+    }
+}
+
 /// A full answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

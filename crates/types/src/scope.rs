@@ -56,6 +56,11 @@ impl Scopes {
         Self(7)
     }
 
+    /// Those in the set, weakest first.
+    pub fn iter(self) -> impl Iterator<Item = Scope> {
+        Scope::ALL.into_iter().filter(move |scope| self.has(*scope))
+    }
+
     /// Whether the scope is in the set.
     pub const fn has(self, scope: Scope) -> bool {
         self.0 & scope.bit() != 0

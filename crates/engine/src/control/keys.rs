@@ -4,13 +4,14 @@
 //! checksum lets secret scanners tell a real key from look-alikes, and lets us refuse garbage without asking the store.
 
 use std::collections::HashMap;
-use std::sync::RwLock;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
 
 use karta_store::{KeyRow, Keyring, Store};
 use karta_types::scope::Scopes;
 use karta_types::{Clock, ErrorCode, KeyId, OrgId, ProjectId, Rng, Secret, Timestamp};
 
-use crate::gate::Principal;
+use crate::gate::{Actor, Origin, Principal};
 use crate::{Error, Result};
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -90,20 +91,19 @@ pub struct NewKey {
     pub scopes: Scopes,
     /// The one project it is for.
     pub project: Option<ProjectId>,
+    /// When it ends by itself.
+    pub expires_at: Option<Timestamp>,
 }
 
-/// Mints a key. Its text is in the answer and nowhere else.
-///
-/// # Errors
-/// The store can't write.
-pub async fn mint(
-    store: &Store,
+/// Makes a key, to be kept. Its text is in the answer and nowhere else.
+pub fn mint(
     keyring: &Keyring,
     clock: &dyn Clock,
     rng: &dyn Rng,
     org: OrgId,
+    by: Option<String>,
     new: NewKey,
-) -> Result<(KeyRow, Secret)> {
+) -> (KeyRow, Secret) {
     let text = generate(new.environment, rng);
     let row = KeyRow {
         id: KeyId::new(clock, rng),
@@ -115,22 +115,29 @@ pub async fn mint(
         scopes: new.scopes,
         project: new.project,
         created_at: clock.now(),
-        expires_at: None,
+        expires_at: new.expires_at,
         revoked_at: None,
         last_used_at: None,
+        created_by: by,
+        replaces: None,
     };
-    store.key_insert(&row).await?;
-    Ok((row, Secret::new(text)))
+    (row, Secret::new(text))
 }
 
 /// Keys that were seen, by their keyed hash: the hot path asks nobody.
 #[derive(Debug, Default)]
-pub struct Cache(RwLock<HashMap<[u8; 32], Known>>);
+pub struct Cache {
+    known: RwLock<HashMap<[u8; 32], Arc<Known>>>,
+    used: Mutex<HashMap<KeyId, (OrgId, Timestamp)>>,
+}
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Known {
     principal: Principal,
+    id: KeyId,
     expires_at: Option<Timestamp>,
+    /// The minute that its use was last noted in.
+    noted: AtomicI64,
 }
 
 impl Cache {
@@ -151,46 +158,77 @@ impl Cache {
         }
         let digest = keyring.digest_key(token);
         if let Some(known) = self.get(&digest) {
-            return known.check(clock).ok_or_else(refused);
+            return self.check(&known, clock).ok_or_else(refused);
         }
         let row = store.key_by_digest(&digest).await?.ok_or_else(refused)?;
         if row.revoked_at.is_some() {
             return Err(refused());
         }
-        let known = Known {
-            principal: Principal { org: row.org, key: row.id, scopes: row.scopes, project: row.project },
+        let known = Arc::new(Known {
+            id: row.id,
+            noted: AtomicI64::new(0),
+            principal: Principal {
+                org: row.org,
+                actor: Actor::Key(row.id),
+                scopes: row.scopes,
+                project: row.project,
+                origin: Origin::default(),
+            },
             expires_at: row.expires_at,
-        };
+        });
         self.insert(digest, known.clone());
-        known.check(clock).ok_or_else(refused)
+        self.check(&known, clock).ok_or_else(refused)
     }
 
     /// Forgets everything: after a revocation the store is asked again.
     pub fn clear(&self) {
-        if let Ok(mut map) = self.0.write() {
+        if let Ok(mut map) = self.known.write() {
             map.clear();
         }
     }
 
-    fn get(&self, digest: &[u8; 32]) -> Option<Known> {
-        self.0.read().ok()?.get(digest).cloned()
+    /// Forgets these keys, by their keyed hash.
+    pub fn forget(&self, digests: &[[u8; 32]]) {
+        if let Ok(mut map) = self.known.write() {
+            for digest in digests {
+                map.remove(digest);
+            }
+        }
     }
 
-    fn insert(&self, digest: [u8; 32], known: Known) {
-        if let Ok(mut map) = self.0.write() {
+    /// Keys that were used since this was asked last, with their organisations and the time.
+    pub fn take_used(&self) -> Vec<(OrgId, KeyId, Timestamp)> {
+        let used = self.used.lock().map(|mut used| std::mem::take(&mut *used)).unwrap_or_default();
+        used.into_iter().map(|(id, (org, at))| (org, id, at)).collect()
+    }
+
+    fn check(&self, known: &Known, clock: &dyn Clock) -> Option<Principal> {
+        let now = clock.now();
+        if known.expires_at.is_some_and(|expires| now >= expires) {
+            return None;
+        }
+        let minute = now.as_millis() / 60_000;
+        // Once a minute and key: the hot path takes no lock.
+        if known.noted.swap(minute, Ordering::Relaxed) != minute
+            && let Ok(mut used) = self.used.lock()
+        {
+            used.insert(known.id, (known.principal.org, now));
+        }
+        Some(known.principal.clone())
+    }
+
+    fn get(&self, digest: &[u8; 32]) -> Option<Arc<Known>> {
+        self.known.read().ok()?.get(digest).cloned()
+    }
+
+    fn insert(&self, digest: [u8; 32], known: Arc<Known>) {
+        if let Ok(mut map) = self.known.write() {
             // Only keys that exist get here, but an organisation may own very many.
             if map.len() >= 100_000 {
                 map.clear();
             }
             map.insert(digest, known);
         }
-    }
-}
-
-impl Known {
-    fn check(self, clock: &dyn Clock) -> Option<Principal> {
-        let alive = self.expires_at.is_none_or(|expires| clock.now() < expires);
-        alive.then_some(self.principal)
     }
 }
 

@@ -32,9 +32,9 @@ impl Local {
         Self { store, keyring, clock, keys: Cache::default(), caps }
     }
 
-    /// Forgets cached keys, after a revocation.
-    pub fn forget_keys(&self) {
-        self.keys.clear();
+    /// The keys that were seen.
+    pub const fn keys(&self) -> &Cache {
+        &self.keys
     }
 }
 

@@ -1,5 +1,7 @@
 //! The control plane: who may, how much, what it cost.
 
+pub mod api_keys;
+pub mod audit;
 pub mod keys;
 pub mod local;
 pub mod replies;

@@ -82,5 +82,5 @@ impl Engine {
 }
 
 fn scoped(who: &Principal, key: &str) -> String {
-    format!("{}:{key}", who.key)
+    format!("{}:{key}", who.actor.id())
 }

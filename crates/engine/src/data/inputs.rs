@@ -94,12 +94,14 @@ impl Engine {
             None => return Err(self.not_open(who, session, request).await),
         }
         let reader = self.follow(who.org, session, row.head);
-        let by = Answerer { kind: "key".to_owned(), id: who.key.to_string() };
+        let by = Answerer { kind: who.actor.kind().to_owned(), id: who.actor.id() };
         let Some(runner) = self.hub().running(session) else {
             return Err(self.not_open(who, session, request).await);
         };
+        let mut told = Box::new(self.told(who, "input.resolve", format!("{session}/{request}")));
+        told.reason = Some(answer.decision.as_str().to_owned());
         let (reply, taken) = tokio::sync::oneshot::channel();
-        if runner.send(Order::Answer { request, answer, by, reply }).await.is_err() {
+        if runner.send(Order::Answer { request, answer, by, told, reply }).await.is_err() {
             return Err(self.not_open(who, session, request).await);
         }
         match taken.await {

@@ -147,9 +147,12 @@ impl Engine {
             settings: serde_json::Value::Null,
             created_at: self.clock().now(),
         };
-        let row = self.store().release_insert(org, project.id, new).await?;
+        let who = Principal::system(org);
+        let told = self.told(&who, "release.publish", format!("{}/{}", project.id, new.id));
+        let row = self.store().release_insert(org, project.id, new, told).await?;
         if project.active_version != Some(row.version) {
-            self.store().project_activate(org, project.id, row.version).await?;
+            let told = self.told(&who, "release.activate", format!("{}/{}", project.id, row.version));
+            self.store().project_activate(org, project.id, row.version, told).await?;
             self.catalogue().forget(project.id);
         }
         Ok(show_release(row))
@@ -168,7 +171,8 @@ impl Engine {
             source: Some(folder.display().to_string()),
             created_at: self.clock().now(),
         };
-        match self.store().project_insert(&row).await {
+        let told = self.told(&Principal::system(org), "project.create", row.id);
+        match self.store().project_insert(&row, told).await {
             Ok(()) => Ok(row),
             // Two at once: the other was first.
             Err(karta_store::Error::Conflict(_)) => self

@@ -97,6 +97,7 @@ impl Engine {
             })),
             asked: Vec::new(),
             resolved,
+            told: Vec::new(),
         };
         self.store().commit(commit).await?;
         Ok(())

@@ -106,7 +106,7 @@ impl Engine {
             id: SessionId::new(self.clock(), self.rng()),
             org: who.org,
             project: project.id,
-            key: Some(who.key),
+            key: who.actor.key(),
             status: SessionStatus::Idle,
             title: new.title,
             metadata: new.metadata,
@@ -217,7 +217,7 @@ impl Engine {
         }
         let harness = row.harness.as_deref().unwrap_or_default();
         self.driver(harness).erase(id).await?;
-        self.store().session_erase(who.org, id).await?;
+        self.store().session_erase(who.org, id, self.told(who, "session.erase", id)).await?;
         Ok(())
     }
 

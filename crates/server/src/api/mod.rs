@@ -1,6 +1,8 @@
 //! The native API, one file per noun.
 
+pub mod audit;
 pub mod inputs;
+pub mod keys;
 pub mod messages;
 pub mod projects;
 pub mod sessions;
@@ -26,6 +28,8 @@ pub fn routes() -> OpenApiRouter<Engine> {
         .nest("/v1/projects/{project}/sessions", sessions().merge(sessions::of_project()))
         .nest("/v1/projects", projects::routes().merge(messages::of_project()))
         .nest("/v1/inputs", inputs::of_org())
+        .nest("/v1/audit", audit::routes())
+        .nest("/v1/keys", keys::routes())
         .nest("/v1/usage", usage::routes())
         .nest("/v1/whoami", whoami::routes())
 }

@@ -59,7 +59,7 @@ pub struct WhoamiOrg {
 async fn read(State(engine): State<Engine>, May(who): May<READ>) -> Answer<Json<Whoami>> {
     let org = engine.org(&who).await?;
     Ok(Json(Whoami {
-        principal: WhoamiPrincipal { kind: "key", id: who.key.to_string() },
+        principal: WhoamiPrincipal { kind: who.actor.kind(), id: who.actor.id() },
         org: WhoamiOrg { id: org.id, slug: org.slug, name: org.name },
         role: None,
         scopes: who.scopes.list(),

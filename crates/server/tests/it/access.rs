@@ -5,31 +5,39 @@ use serde_json::{Value, json};
 
 use crate::support::{App, answer, plain};
 
-/// Every route that needs a key: method, path, and whether it writes. A test holds it against the API's description.
-const ROUTES: &[(&str, &str, bool)] = &[
-    ("GET", "/v1/whoami", false),
-    ("GET", "/v1/usage", false),
-    ("GET", "/v1/inputs", false),
-    ("GET", "/v1/projects", false),
-    ("GET", "/v1/projects/{project}", false),
-    ("GET", "/v1/projects/{project}/releases", false),
-    ("GET", "/v1/projects/{project}/releases/{version}", false),
-    ("POST", "/v1/projects/{project}/messages", true),
-    ("GET", "/v1/sessions", false),
-    ("POST", "/v1/sessions", true),
-    ("GET", "/v1/projects/{project}/sessions", false),
-    ("POST", "/v1/projects/{project}/sessions", true),
-    ("GET", "/v1/sessions/{session}", false),
-    ("PATCH", "/v1/sessions/{session}", true),
-    ("DELETE", "/v1/sessions/{session}", true),
-    ("GET", "/v1/sessions/{session}/events", false),
-    ("GET", "/v1/sessions/{session}/history", false),
-    ("GET", "/v1/sessions/{session}/inputs", false),
-    ("PUT", "/v1/sessions/{session}/inputs/{request}", true),
-    ("POST", "/v1/sessions/{session}/interrupt", true),
-    ("POST", "/v1/sessions/{session}/messages", true),
-    ("GET", "/v1/sessions/{session}/turns", false),
-    ("GET", "/v1/sessions/{session}/turns/{turn}", false),
+/// Every route that needs a key: method, path, and the scope it needs. A test holds it against the API's description.
+const ROUTES: &[(&str, &str, &str)] = &[
+    ("GET", "/v1/whoami", "read"),
+    ("GET", "/v1/usage", "read"),
+    ("GET", "/v1/inputs", "read"),
+    ("GET", "/v1/projects", "read"),
+    ("GET", "/v1/projects/{project}", "read"),
+    ("GET", "/v1/projects/{project}/releases", "read"),
+    ("GET", "/v1/projects/{project}/releases/{version}", "read"),
+    ("POST", "/v1/projects/{project}/messages", "write"),
+    ("GET", "/v1/sessions", "read"),
+    ("POST", "/v1/sessions", "write"),
+    ("GET", "/v1/projects/{project}/sessions", "read"),
+    ("POST", "/v1/projects/{project}/sessions", "write"),
+    ("GET", "/v1/sessions/{session}", "read"),
+    ("PATCH", "/v1/sessions/{session}", "write"),
+    ("DELETE", "/v1/sessions/{session}", "write"),
+    ("GET", "/v1/sessions/{session}/events", "read"),
+    ("GET", "/v1/sessions/{session}/history", "read"),
+    ("GET", "/v1/sessions/{session}/inputs", "read"),
+    ("PUT", "/v1/sessions/{session}/inputs/{request}", "write"),
+    ("POST", "/v1/sessions/{session}/interrupt", "write"),
+    ("POST", "/v1/sessions/{session}/messages", "write"),
+    ("GET", "/v1/sessions/{session}/turns", "read"),
+    ("GET", "/v1/sessions/{session}/turns/{turn}", "read"),
+    ("GET", "/v1/audit", "admin"),
+    ("GET", "/v1/audit/export", "admin"),
+    ("GET", "/v1/audit/verify", "admin"),
+    ("GET", "/v1/keys", "admin"),
+    ("POST", "/v1/keys", "admin"),
+    ("GET", "/v1/keys/{key}", "admin"),
+    ("DELETE", "/v1/keys/{key}", "admin"),
+    ("POST", "/v1/keys/{key}/rotate", "admin"),
 ];
 
 fn described() -> Vec<(String, String)> {
@@ -44,13 +52,13 @@ fn described() -> Vec<(String, String)> {
 }
 
 /// The routes, those under a session twice: flat and under the project.
-fn all() -> Vec<(Method, String, bool)> {
+fn all() -> Vec<(Method, String, &'static str)> {
     let mut all = Vec::new();
-    for (method, path, writes) in ROUTES {
+    for (method, path, needs) in ROUTES {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
-        all.push((method.clone(), (*path).to_owned(), *writes));
+        all.push((method.clone(), (*path).to_owned(), *needs));
         if let Some(rest) = path.strip_prefix("/v1/sessions/{session}") {
-            all.push((method, format!("/v1/projects/{{project}}/sessions/{{session}}{rest}"), *writes));
+            all.push((method, format!("/v1/projects/{{project}}/sessions/{{session}}{rest}"), *needs));
         }
     }
     all
@@ -69,6 +77,7 @@ fn body(path: &str) -> Value {
     match path.rsplit('/').next().unwrap() {
         "messages" => json!({"text": "hello"}),
         "sessions" if path.starts_with("/v1/sessions") => json!({"project": "app"}),
+        "keys" => json!({"name": "foreign", "scopes": ["read"]}),
         "{request}" => json!({"decision": "deny"}),
         _ => json!({}),
     }
@@ -85,13 +94,17 @@ async fn every_route_asks_who_and_foreign_is_not_found() {
     let foreign = app.foreign_key().await;
     let reader = app.key_with("read").await;
     let writer = app.key_with("write").await;
+    let both = app.key_with("read,write").await;
+    let (_, made) = app.post("/v1/keys", json!({"name": "walked", "scopes": ["read"]})).await;
+    let key = made["id"].as_str().unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    for (method, path, writes) in all() {
+    for (method, path, needs) in all() {
         let filled = path
             .replace("{project}", &project)
             .replace("{session}", session)
             .replace("{turn}", turn)
             .replace("{request}", request)
+            .replace("{key}", key)
             .replace("{version}", "1");
         let send = |key: Option<&str>| {
             let mut call = client.request(method.clone(), format!("{}{filled}", app.url));
@@ -109,7 +122,11 @@ async fn every_route_asks_who_and_foreign_is_not_found() {
             let (status, problem) = answer(send(key).await.unwrap()).await;
             assert_eq!((status, &problem["error"]), (401, &json!("unauthorized")), "{method} {path} {key:?}");
         }
-        let narrow = if writes { &reader } else { &writer };
+        let narrow = match needs {
+            "read" => &writer,
+            "write" => &reader,
+            _ => &both,
+        };
         let (status, problem) = answer(send(Some(narrow)).await.unwrap()).await;
         assert_eq!((status, &problem["error"]), (403, &json!("forbidden")), "{method} {path}: {problem}");
         let names_something = path.contains('{');

@@ -66,8 +66,14 @@ impl App {
     pub(crate) async fn key_with(&self, scopes: &str) -> String {
         let org = self.engine.ensure_org("one").await.unwrap();
         let scopes: Scopes = scopes.parse().unwrap();
-        let new = NewKey { name: "narrow".into(), environment: Environment::Live, scopes, project: None };
-        self.engine.mint_key(org, new).await.unwrap().1.expose().clone()
+        let new = NewKey {
+            name: "narrow".into(),
+            environment: Environment::Live,
+            scopes,
+            project: None,
+            expires_at: None,
+        };
+        self.engine.create_key(&karta_engine::Principal::system(org), new).await.unwrap().key
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {

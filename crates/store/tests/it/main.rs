@@ -5,17 +5,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use karta_store::{
-    Chunk, Commit, Durability, Error, Idem, Keyring, NewRelease, Options, OrgRow, ProjectKey, ProjectRow,
-    Reply, SessionFilter, SessionRow, Store, TurnChange, TurnEnd, TurnRow, UsageKey, UsageQuery, UsageRow,
+    AuditEntry, Chunk, Commit, Durability, Error, Idem, Keyring, NewRelease, Options, OrgRow, ProjectKey,
+    ProjectRow, Reply, SessionFilter, SessionRow, Store, TurnChange, TurnEnd, TurnRow, UsageKey, UsageQuery,
+    UsageRow,
 };
 use karta_types::event::{Answerer, AskKind, InputRequired};
 use karta_types::message::Decision;
 use karta_types::release::{Discovery, HarnessPin, ReleaseState};
-use karta_types::rng::Seeded;
+use karta_types::rng::{Seeded, System};
 use karta_types::session::{Isolation, PermissionMode, ReleasePin, SessionStatus, Turn, TurnState};
+use karta_types::time::Fixed;
 use karta_types::usage::Metered;
 use karta_types::{
-    Micros, ModelCallId, OrgId, ProjectId, ReleaseId, RequestId, Seq, SessionId, Timestamp, TurnId, Usage,
+    AuditId, Micros, ModelCallId, OrgId, ProjectId, ReleaseId, RequestId, Seq, SessionId, Timestamp, TurnId,
+    Usage,
 };
 use tempfile::TempDir;
 
@@ -55,6 +58,22 @@ impl Rig {
             store.org_insert(&row).await.unwrap();
         }
         Self { store, folder, org, other }
+    }
+
+    fn told(&self) -> AuditEntry {
+        AuditEntry {
+            id: AuditId::new(&Fixed::new(at(1)), &System),
+            org: self.org,
+            at: at(1),
+            actor: "system:karta".into(),
+            action: "test.write".into(),
+            resource: "it".into(),
+            request: None,
+            address: None,
+            before: None,
+            after: None,
+            reason: None,
+        }
     }
 
     async fn session(&self, number: u128) -> SessionRow {
@@ -112,6 +131,7 @@ fn step(row: &SessionRow, head: u64, count: u64) -> Commit {
         pinned_version: None,
         turn: None,
         asked: Vec::new(),
+        told: Vec::new(),
         resolved: Vec::new(),
     }
 }
@@ -150,8 +170,8 @@ async fn a_session_reads_back_and_a_foreign_one_is_not_there() {
     assert!(rig.store.session_list(rig.other, &filter, None, 10).await.unwrap().is_empty());
     assert!(rig.store.journal_read(rig.other, row.id, Seq::START, 100).await.unwrap().is_empty());
     assert!(matches!(rig.store.session_own(rig.other, row.id, at(2)).await, Err(Error::NotFound)));
-    assert!(!rig.store.session_erase(rig.other, row.id).await.unwrap());
-    assert!(rig.store.session_erase(rig.org, row.id).await.unwrap());
+    assert!(!rig.store.session_erase(rig.other, row.id, rig.told()).await.unwrap());
+    assert!(rig.store.session_erase(rig.org, row.id, rig.told()).await.unwrap());
     assert!(rig.store.session_get(rig.org, row.id).await.unwrap().is_none());
 }
 
@@ -371,9 +391,9 @@ async fn releases_are_numbered_and_one_is_active() {
         source: None,
         created_at: at(1),
     };
-    rig.store.project_insert(&project).await.unwrap();
+    rig.store.project_insert(&project, rig.told()).await.unwrap();
     let twin = ProjectRow { id: ProjectId::from_u128(10), ..project.clone() };
-    assert!(matches!(rig.store.project_insert(&twin).await, Err(Error::Conflict(_))));
+    assert!(matches!(rig.store.project_insert(&twin, rig.told()).await, Err(Error::Conflict(_))));
     let new = |number: u128, digest: &str| NewRelease {
         id: ReleaseId::from_u128(number),
         digest: digest.into(),
@@ -383,13 +403,14 @@ async fn releases_are_numbered_and_one_is_active() {
         created_at: at(2),
     };
     for (number, digest, version) in [(1, "a", 1), (2, "b", 2), (3, "a", 1)] {
-        let row = rig.store.release_insert(rig.org, project.id, new(number, digest)).await.unwrap();
+        let row =
+            rig.store.release_insert(rig.org, project.id, new(number, digest), rig.told()).await.unwrap();
         assert_eq!(row.version, version, "{digest}");
     }
-    assert!(rig.store.project_activate(rig.org, project.id, 1).await.unwrap());
-    assert!(rig.store.project_activate(rig.org, project.id, 2).await.unwrap());
-    assert!(!rig.store.project_activate(rig.org, project.id, 7).await.unwrap());
-    assert!(!rig.store.project_activate(rig.other, project.id, 1).await.unwrap());
+    assert!(rig.store.project_activate(rig.org, project.id, 1, rig.told()).await.unwrap());
+    assert!(rig.store.project_activate(rig.org, project.id, 2, rig.told()).await.unwrap());
+    assert!(!rig.store.project_activate(rig.org, project.id, 7, rig.told()).await.unwrap());
+    assert!(!rig.store.project_activate(rig.other, project.id, 1, rig.told()).await.unwrap());
     let states: Vec<_> = rig
         .store
         .release_list(rig.org, project.id, None, 10)

@@ -75,7 +75,7 @@ impl Engine {
         release.check_agent(message.agent.as_deref())?;
         let new = Arc::new(NewTurn {
             id: message.turn.unwrap_or_else(|| TurnId::new(self.clock(), self.rng())),
-            key: who.key,
+            key: who.actor.key(),
             content: message.content,
             agent: message.agent,
             participant: message.participant,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use karta_harness::Input;
-use karta_store::{Commit, SessionRow, TurnChange, TurnRow};
+use karta_store::{AuditEntry, Commit, SessionRow, TurnChange, TurnRow};
 use karta_types::event::Answerer;
 use karta_types::message::{Answer, Content, Message};
 use karta_types::session::{Participant, PermissionMode, ReleasePin, SessionStatus, Turn, TurnState};
@@ -34,7 +34,7 @@ pub struct NewTurn {
     /// The turn's id.
     pub id: TurnId,
     /// The key it came with.
-    pub key: KeyId,
+    pub key: Option<KeyId>,
     /// Its parts.
     pub content: Vec<Content>,
     /// The agent asked for.
@@ -67,6 +67,8 @@ pub enum Order {
         answer: Answer,
         /// Who.
         by: Answerer,
+        /// What the audit log is told of it.
+        told: Box<AuditEntry>,
         /// Whether the question was open, and the running turn.
         reply: oneshot::Sender<Option<Started>>,
     },
@@ -121,6 +123,8 @@ pub(super) struct Runner {
     exhausted: mpsc::Receiver<Box<Problem>>,
     idle_since: Timestamp,
     closed: bool,
+    /// What the audit log is told with the next answer that is committed.
+    told: Vec<AuditEntry>,
     /// The disk was full during this turn: what room is left is for its end, not for more words.
     muted: bool,
 }
@@ -167,6 +171,7 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         exhausted,
         idle_since: engine.clock().now(),
         closed: false,
+        told: Vec::new(),
         muted: false,
         row,
         engine: engine.clone(),
@@ -267,7 +272,7 @@ impl Runner {
                 let _ = reply.send(told);
                 fatal.map_or(Ok(()), Err)
             }
-            Order::Answer { request, answer, by, reply } => {
+            Order::Answer { request, answer, by, told, reply } => {
                 let open = self.running.as_ref().is_some_and(|running| running.machine.asks(request));
                 let started = self.current.as_ref().filter(|_| open).map(|current| Started {
                     turn: current.new.id,
@@ -276,6 +281,7 @@ impl Runner {
                     fresh: false,
                 });
                 if open {
+                    self.told = vec![*told];
                     self.step(Stimulus::Answer { request, answer, by }).await?;
                 }
                 let _ = reply.send(started);
@@ -603,6 +609,7 @@ impl Runner {
             pinned_version: None,
             turn,
             asked,
+            told: if resolved.is_empty() { Vec::new() } else { std::mem::take(&mut self.told) },
             resolved,
         };
         more(&mut commit);
@@ -632,7 +639,7 @@ impl Runner {
     ) -> TurnRow {
         TurnRow {
             org: self.row.org,
-            key: Some(new.key),
+            key: new.key,
             turn: Turn {
                 id: new.id,
                 session_id: self.row.id,
