@@ -14,6 +14,9 @@ pub enum Error {
     /// Something that must be unique exists already.
     #[error("{0} exists already")]
     Conflict(&'static str),
+    /// Others changed the same rows meanwhile, again and again.
+    #[error("others changed the same rows at the same time")]
+    Raced,
     /// The disk is full.
     #[error("the disk is full")]
     Full,

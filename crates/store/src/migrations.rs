@@ -32,8 +32,12 @@ macro_rules! migration {
     };
 }
 
-const ALL: &[Migration] =
-    &[migration!(1, "0001_start"), migration!(2, "0002_audit", dialects), migration!(3, "0003_keys")];
+const ALL: &[Migration] = &[
+    migration!(1, "0001_start"),
+    migration!(2, "0002_audit", dialects),
+    migration!(3, "0003_keys"),
+    migration!(4, "0004_budgets"),
+];
 
 /// What keeps two servers from changing one PostgreSQL database at once: a number nobody else has a reason to lock.
 const LOCK: &str = "SELECT pg_advisory_lock(5287112763290101)";

@@ -92,15 +92,6 @@ pub struct UsageGroup {
 }
 
 impl Store {
-    /// Records a model call. Answers false when it was recorded before.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn usage_record(&self, row: &UsageRow) -> Result<bool> {
-        let row = std::sync::Arc::new(row.clone());
-        self.write(move |db| Box::pin(record(db, row.clone()))).await
-    }
-
     /// What the organisation used in all, and in how many turns.
     ///
     /// # Errors
@@ -189,7 +180,8 @@ impl Store {
     }
 }
 
-async fn record(db: &mut Connection, row: std::sync::Arc<UsageRow>) -> Result<bool> {
+/// Records a model call. Answers false when it was recorded before.
+pub(crate) async fn insert_event(db: &mut Connection, row: &UsageRow) -> Result<bool> {
     let fail = || Error::database("recording what was used");
     let usage = row.usage;
     let new = query(

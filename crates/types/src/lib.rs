@@ -4,6 +4,7 @@
 //! one crate needs lives there.
 
 pub mod audit;
+pub mod budget;
 pub mod code;
 pub mod event;
 pub mod id;

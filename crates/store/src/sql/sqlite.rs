@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use rusqlite::types::{ToSqlOutput, ValueRef};
@@ -34,7 +35,8 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, Da
 /// The connection that writes, and the thread that moves what it wrote from the log into the database meanwhile.
 pub(crate) struct Writer {
     pub(super) connection: Connection,
-    checkpoints: mpsc::SyncSender<()>,
+    checkpoints: Option<mpsc::SyncSender<()>>,
+    behind: Option<JoinHandle<()>>,
     since: usize,
 }
 
@@ -44,7 +46,7 @@ impl Writer {
         let behind = open(path, durability)?;
         let (checkpoints, wanted) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name("store-checkpoint".to_owned());
-        thread
+        let behind = thread
             .spawn(move || {
                 for () in wanted {
                     let moved = behind.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
@@ -55,7 +57,7 @@ impl Writer {
                 }
             })
             .map_err(DatabaseError::Thread)?;
-        Ok(Self { connection, checkpoints, since: 0 })
+        Ok(Self { connection, checkpoints: Some(checkpoints), behind: Some(behind), since: 0 })
     }
 
     pub(super) fn committed(&mut self, operations: usize) {
@@ -63,7 +65,18 @@ impl Writer {
         if self.since >= CHECKPOINT {
             self.since = 0;
             // Full: one is wanted already.
-            let _ = self.checkpoints.try_send(());
+            let _ = self.checkpoints.as_ref().map(|wanted| wanted.try_send(()));
+        }
+    }
+}
+
+impl Drop for Writer {
+    /// Nothing holds the files when it is gone.
+    fn drop(&mut self) {
+        self.checkpoints = None;
+        if let Some(behind) = self.behind.take() {
+            // It panics nowhere; and if it did, there is nothing to do about it here.
+            let _ = behind.join();
         }
     }
 }

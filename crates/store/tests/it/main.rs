@@ -1,5 +1,7 @@
 //! The store over a real database.
-#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on fails")]
+
+mod ledger;
 
 use std::sync::Arc;
 
@@ -355,8 +357,8 @@ async fn usage_is_counted_once_and_sums_agree() {
     };
     for number in 2..8 {
         let call = row(number, if number < 4 { "a" } else { "b" }, i64::from(number > 5));
-        assert!(rig.store.usage_record(&call).await.unwrap());
-        assert!(!rig.store.usage_record(&call).await.unwrap(), "the same again is nothing");
+        assert!(rig.store.hold_settle(call.clone()).await.unwrap());
+        assert!(!rig.store.hold_settle(call.clone()).await.unwrap(), "the same again is nothing");
     }
     let total = rig.store.usage_total(rig.org).await.unwrap();
     assert_eq!((total.total_tokens, total.cost_micros.get()), (66, 30));
