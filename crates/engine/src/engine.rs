@@ -12,6 +12,7 @@ use karta_types::scope::Scopes;
 use karta_types::{Clock, ErrorCode, OrgId, Rng, Secret};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::control::budgets::RENEWAL;
 use crate::control::keys::{Environment, NewKey};
 use crate::control::local::Local;
 use crate::data::channels::Channels;
@@ -148,7 +149,7 @@ impl Builder {
             Durability::Power => karta_store::Durability::Power,
         };
         let store = Store::open(Options { url, durability, keys: keyring.clone() }).await?;
-        let control = Arc::new(Local::new(store.clone(), keyring.clone(), clock.clone(), settings.budget));
+        let control = Arc::new(Local::new(store.clone(), keyring.clone(), clock.clone()));
         let gate: Arc<dyn Gate> = control.clone();
         let channels = Arc::new(Channels::new(keyring.clone()));
         let config = gateway::Config::from_settings(&settings)
@@ -185,6 +186,12 @@ impl Builder {
         }));
         engine.recover().await?;
         let keeper = engine.clone();
+        engine.keep_budgets().await;
+        let budgets = engine.clone();
+        engine.tasks().every(RENEWAL, move || {
+            let engine = budgets.clone();
+            async move { engine.keep_budgets().await }
+        });
         let keys = engine.clone();
         engine.tasks().every(KEYS, move || {
             let engine = keys.clone();
@@ -290,6 +297,7 @@ impl Engine {
     /// The store can't be written.
     pub async fn ensure_org(&self, slug: &str) -> Result<OrgId> {
         if let Some(row) = self.store().org_by_slug(slug).await? {
+            self.keep_configured_cap(row.id).await?;
             return Ok(row.id);
         }
         let row = OrgRow {
@@ -299,6 +307,7 @@ impl Engine {
             created_at: self.clock().now(),
         };
         self.store().org_insert(&row).await?;
+        self.keep_configured_cap(row.id).await?;
         Ok(row.id)
     }
 
@@ -332,6 +341,13 @@ impl Engine {
         let driver = self.0.driver.check().await.map_err(|error| crate::error::chain(&error));
         let space = self.check_space().map_err(|error| error.to_string());
         vec![("store", store), ("sandbox", driver), ("space", space)]
+    }
+
+    /// Holds of calls that run go on; those that nobody has any more are settled.
+    async fn keep_budgets(&self) {
+        if let Err(error) = self.control().budgets().keep(self.clock().now()).await {
+            tracing::error!(error = error.chain(), "keeping holds");
+        }
     }
 
     /// Ends every turn in writing, then everything else.
@@ -369,6 +385,10 @@ impl Engine {
 
     pub(crate) fn keyring(&self) -> &Keyring {
         &self.0.keyring
+    }
+
+    pub(crate) fn shared_clock(&self) -> Arc<dyn Clock> {
+        self.0.clock.clone()
     }
 
     /// The clock.

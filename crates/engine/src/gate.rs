@@ -3,9 +3,9 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use karta_store::UsageRow;
+use karta_store::{Spender, UsageRow, Want};
 use karta_types::scope::Scopes;
-use karta_types::{KeyId, OrgId, Problem, ProjectId, SessionTokenId, UserId};
+use karta_types::{KeyId, Micros, ModelCallId, OrgId, Problem, ProjectId, SessionTokenId, Usage, UserId};
 
 use crate::Result;
 
@@ -94,18 +94,50 @@ impl Principal {
     }
 }
 
+/// Money and tokens set aside for one model call. Whoever has it settles it or gives it back; what is dropped is swept when it expires.
+#[must_use = "a hold that is neither settled nor given back blocks money until it expires"]
+#[derive(Debug, PartialEq, Eq)]
+pub struct Hold(ModelCallId);
+
+impl Hold {
+    /// The hold of this call.
+    pub const fn of(call: ModelCallId) -> Self {
+        Self(call)
+    }
+
+    /// The call it is for.
+    pub const fn call(&self) -> ModelCallId {
+        self.0
+    }
+}
+
 /// What the data plane asks.
 #[async_trait]
 pub trait Gate: Send + Sync {
     /// Whose token this is. Answered from memory once the key is known.
     async fn authenticate(&self, token: &str) -> Result<Principal>;
 
-    /// May this organisation spend more? Asked before every turn and every model call, answered from the record, never from a flag.
+    /// May this spender begin something? Asked before every turn, answered from the record, never from a flag.
     ///
     /// # Errors
-    /// `budget_exhausted` with the level, the cap and what is left.
-    async fn admit(&self, org: OrgId) -> Result<(), Box<Problem>>;
+    /// `budget_exhausted` with the level, the cap, what was used, what is set aside and what is short.
+    async fn admit(&self, spender: &Spender) -> Result<(), Box<Problem>>;
 
-    /// Counts what was used. The same id again is a no-op.
+    /// Sets a call's bound aside at every level. Answers how much output there is room for.
+    ///
+    /// # Errors
+    /// As [`Gate::admit`], and whether the input was what there is no room for.
+    async fn reserve(&self, want: Want) -> Result<(Hold, u64), (Box<Problem>, bool)>;
+
+    /// What the provider has said so far: a hold that is never settled is settled to that.
+    async fn note(&self, hold: &Hold, usage: Usage, cost: Micros, priced: bool) -> Result<()>;
+
+    /// Puts what was used in the place of the hold. The same call again is a no-op.
+    async fn settle(&self, hold: Hold, used: UsageRow) -> Result<()>;
+
+    /// Gives a hold back: the call used nothing.
+    async fn release(&self, hold: Hold) -> Result<()>;
+
+    /// Counts what was used without a hold: by harnesses whose models pass no gateway. The same id again is a no-op.
     async fn record(&self, used: UsageRow) -> Result<()>;
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use karta_types::Secret;
+use karta_types::budget::Caps;
 use serde::Deserialize;
 
 /// Everything that can be set.
@@ -32,7 +33,7 @@ pub struct Settings {
     pub model: Model,
     /// Limits of turns and sessions.
     pub limits: Limits,
-    /// Caps of the organisation.
+    /// Caps of the organisation for all time. More caps are set by the API.
     pub budget: Caps,
     /// What folders may start by themselves.
     pub folder: Folder,
@@ -140,20 +141,6 @@ impl Default for Limits {
             output_bytes: 256 << 10,
         }
     }
-}
-
-/// Caps for all time; absent is no cap. Periods and levels below the organisation come with the control plane.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Caps {
-    /// Cost in micro-dollars.
-    pub cost_micros: Option<i64>,
-    /// Fresh input and cache classes.
-    pub input_tokens: Option<u64>,
-    /// Output.
-    pub output_tokens: Option<u64>,
-    /// All classes.
-    pub total_tokens: Option<u64>,
 }
 
 /// What folders may start by themselves.

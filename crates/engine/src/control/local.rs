@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use karta_store::{Keyring, Store, UsageRow};
-use karta_types::{Clock, ErrorCode, OrgId, Problem};
+use karta_store::{Keyring, Spender, Store, UsageRow, Want};
+use karta_types::{Clock, Micros, Problem, Usage};
 
+use crate::Result;
+use crate::control::budgets::Budgets;
 use crate::control::keys::Cache;
-use crate::gate::{Gate, Principal};
-use crate::settings::Caps;
-use crate::{Error, Result};
+use crate::gate::{Gate, Hold, Principal};
 
 /// The control plane in this process.
 pub struct Local {
@@ -17,19 +17,25 @@ pub struct Local {
     keyring: Keyring,
     clock: Arc<dyn Clock>,
     keys: Cache,
-    caps: Caps,
+    budgets: Budgets,
 }
 
 impl std::fmt::Debug for Local {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Local").field("caps", &self.caps).finish_non_exhaustive()
+        f.debug_struct("Local").finish_non_exhaustive()
     }
 }
 
 impl Local {
-    /// Over this store, with these caps for its organisations.
-    pub fn new(store: Store, keyring: Keyring, clock: Arc<dyn Clock>, caps: Caps) -> Self {
-        Self { store, keyring, clock, keys: Cache::default(), caps }
+    /// Over this store.
+    pub fn new(store: Store, keyring: Keyring, clock: Arc<dyn Clock>) -> Self {
+        let budgets = Budgets::new(store.clone());
+        Self { store, keyring, clock, keys: Cache::default(), budgets }
+    }
+
+    /// What is set aside.
+    pub const fn budgets(&self) -> &Budgets {
+        &self.budgets
     }
 
     /// The keys that were seen.
@@ -44,41 +50,28 @@ impl Gate for Local {
         self.keys.authenticate(&self.store, &self.keyring, &*self.clock, token).await
     }
 
-    async fn admit(&self, org: OrgId) -> Result<(), Box<Problem>> {
-        if self.caps == Caps::default() {
-            return Ok(());
-        }
-        let used = self.store.usage_total(org).await.map_err(|error| {
-            let error = Error::from(error);
-            tracing::error!(error = error.chain(), "reading what was used");
-            Box::new(error.problem())
-        })?;
-        let to_i64 = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        let input = used.input_tokens + used.cache_read_tokens + used.cache_write_tokens;
-        let caps = [
-            ("cost_micros", self.caps.cost_micros, used.cost_micros.get()),
-            ("input_tokens", self.caps.input_tokens.map(to_i64), to_i64(input)),
-            ("output_tokens", self.caps.output_tokens.map(to_i64), to_i64(used.output_tokens)),
-            ("total_tokens", self.caps.total_tokens.map(to_i64), to_i64(used.total_tokens)),
-        ];
-        for (what, cap, settled) in caps {
-            if let Some(cap) = cap.filter(|cap| settled >= *cap) {
-                let detail = format!("the organisation's cap of {cap} {what} is used up: {settled} settled");
-                return Err(Box::new(
-                    Problem::new(ErrorCode::BudgetExhausted, detail)
-                        .with("level", "org")
-                        .with("unit", what)
-                        .with("cap", cap)
-                        .with("settled", settled)
-                        .with("left", 0),
-                ));
-            }
-        }
-        Ok(())
+    async fn admit(&self, spender: &Spender) -> Result<(), Box<Problem>> {
+        self.budgets.admit(spender, self.clock.now()).await
+    }
+
+    async fn reserve(&self, want: Want) -> Result<(Hold, u64), (Box<Problem>, bool)> {
+        self.budgets.reserve(want).await
+    }
+
+    async fn note(&self, hold: &Hold, usage: Usage, cost: Micros, priced: bool) -> Result<()> {
+        Ok(self.store.hold_note(hold.call(), usage, cost, priced).await?)
+    }
+
+    async fn settle(&self, hold: Hold, used: UsageRow) -> Result<()> {
+        self.budgets.settle(hold, used).await
+    }
+
+    async fn release(&self, hold: Hold) -> Result<()> {
+        self.budgets.release(hold).await
     }
 
     async fn record(&self, used: UsageRow) -> Result<()> {
-        self.store.usage_record(&used).await?;
+        self.store.hold_settle(used).await?;
         Ok(())
     }
 }

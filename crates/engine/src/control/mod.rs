@@ -2,6 +2,7 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod budgets;
 pub mod keys;
 pub mod local;
 pub mod replies;

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
-use karta_store::{Keyring, UsageRow};
-use karta_types::{KeyId, OrgId, Problem, ProjectId, Rng, Secret, SessionId};
+use karta_store::{Dearest, Keyring, Spender, UsageRow, Want};
+use karta_types::{Clock, Problem, Rng, Secret};
 use tokio::sync::mpsc;
 
+use crate::control::budgets::HOLD;
 use crate::data::turn::meter::Meter;
-use crate::gate::Gate;
-use crate::gateway::{Admitted, Authority, Call, Channel, Refused, Trouble, Used};
+use crate::gate::{Gate, Hold};
+use crate::gateway::{Admitted, Authority, Bound, Call, Channel, Refused, Trouble, Used};
 
 /// Tokens of processes that run, by their keyed hash.
 pub struct Channels {
@@ -26,27 +27,21 @@ impl std::fmt::Debug for Channels {
 
 /// What a session's model calls belong to.
 pub struct SessionChannel {
-    /// The organisation.
-    pub org: OrgId,
-    /// The project.
-    pub project: ProjectId,
-    /// The session.
-    pub session: SessionId,
-    /// The key that made the session.
-    pub key: Option<KeyId>,
-    /// The end user the session is for.
-    pub end_user: Option<String>,
+    /// Whom what is spent belongs to.
+    pub spender: Spender,
     /// What the running turn used.
     pub meter: Arc<Meter>,
     /// The control plane.
     pub gate: Arc<dyn Gate>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
     /// Tells the runner that nothing is left.
     pub exhausted: mpsc::Sender<Box<Problem>>,
 }
 
 impl std::fmt::Debug for SessionChannel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SessionChannel").field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("SessionChannel").field("session", &self.spender.session).finish_non_exhaustive()
     }
 }
 
@@ -91,34 +86,66 @@ impl Authority for Channels {
 }
 
 impl SessionChannel {
-    async fn check(&self) -> Result<(), Box<Problem>> {
-        self.gate.admit(self.org).await.inspect_err(|problem| {
-            // Full means that it was told already.
-            let _ = self.exhausted.try_send(problem.clone());
-        })
+    fn tell(&self, problem: Box<Problem>) {
+        // Full means that it was told already.
+        let _ = self.exhausted.try_send(problem);
+    }
+
+    /// What a turn spends belongs to the key that it came with.
+    fn spender(&self) -> Spender {
+        Spender { key: self.meter.key().or(self.spender.key), ..self.spender.clone() }
+    }
+
+    fn log(&self, doing: &'static str, result: crate::Result<()>) {
+        if let Err(error) = result {
+            tracing::error!(session = %self.spender.session, error = error.chain(), "{doing}");
+        }
     }
 }
 
 #[async_trait]
 impl Channel for SessionChannel {
-    async fn admit(&self, _call: &Call) -> Result<Admitted, Refused> {
-        match self.check().await {
-            Ok(()) => Ok(Admitted),
-            Err(problem) => Err(Refused { level: "org".to_owned(), detail: problem.detail }),
+    async fn admit(&self, call: &Call, bound: &Bound, price: Option<Dearest>) -> Result<Admitted, Refused> {
+        let (turn, release) = self.meter.turn();
+        let want = Want {
+            id: call.id,
+            spender: self.spender(),
+            turn,
+            release,
+            provider: call.provider.as_str().to_owned(),
+            model: call.model.clone(),
+            input: bound.input,
+            output: bound.output,
+            least: bound.least,
+            price,
+            at: call.at,
+            expires_at: self.clock.now().plus(HOLD),
+        };
+        match self.gate.reserve(want).await {
+            Ok((hold, output)) => Ok(Admitted { hold, output }),
+            Err((problem, inexact)) => Err(Refused { problem, inexact: inexact && !bound.counted }),
         }
     }
 
-    async fn used(&self, call: &Call, used: Used) {
+    fn refused(&self, refused: Refused) {
+        self.tell(refused.problem);
+    }
+
+    async fn noted(&self, hold: &Hold, used: &Used) {
+        self.log("noting usage", self.gate.note(hold, used.usage, used.cost, used.priced).await);
+    }
+
+    async fn used(&self, call: &Call, hold: Hold, used: Used) {
         let (turn, release) = self.meter.turn();
         self.meter.add(&used.model, &used.usage, used.cost);
         let row = UsageRow {
             id: call.id,
-            org: self.org,
-            project: self.project,
-            session: self.session,
+            org: self.spender.org,
+            project: self.spender.project,
+            session: self.spender.session,
             turn,
-            key: self.key,
-            end_user: self.end_user.clone(),
+            key: self.spender().key,
+            end_user: self.spender.end_user.clone(),
             release,
             provider: call.provider.as_str().to_owned(),
             model: used.model,
@@ -127,15 +154,18 @@ impl Channel for SessionChannel {
             priced: used.priced,
             at: call.at,
         };
-        if let Err(error) = self.gate.record(row).await {
-            tracing::error!(session = %self.session, error = error.chain(), "recording usage");
+        self.log("recording usage", self.gate.settle(hold, row).await);
+        // Told now rather than at the next call: a turn that has nothing left must not go on.
+        if let Err(problem) = self.gate.admit(&self.spender()).await {
+            self.tell(problem);
         }
-        // Told now rather than at the next call: a turn that has nothing left must not go on. The refusal itself reaches the runner
-        // from within the check; here nobody waits for it.
-        let _ = self.check().await;
+    }
+
+    async fn unused(&self, hold: Hold) {
+        self.log("giving a hold back", self.gate.release(hold).await);
     }
 
     fn trouble(&self, call: &Call, trouble: Trouble) {
-        tracing::warn!(session = %self.session, call = %call.id, ?trouble, "a model call failed");
+        tracing::warn!(session = %self.spender.session, call = %call.id, ?trouble, "a model call failed");
     }
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use karta_types::Secret;
 use serde_json::{Value, json};
 
+use super::bound::Bound;
 use super::provider::{Dialect, Route, Seen, count, hidden, name};
 
 pub(super) const BASE: &str = "https://api.anthropic.com";
@@ -41,6 +42,32 @@ impl Dialect for Anthropic {
         None
     }
 
+    fn bound(&self, _path: &str, body: &Value, bytes: usize) -> Bound {
+        let limit = body.get("max_tokens").and_then(Value::as_u64);
+        // An answer has to be longer than the thinking it is allowed.
+        let thinking = body.pointer("/thinking/budget_tokens").and_then(Value::as_u64).unwrap_or(0);
+        let unbounded = acts_by_itself(body) || body.get("container").is_some_and(|it| !it.is_null());
+        Bound::of(body, bytes, limit, thinking + 1, unbounded)
+    }
+
+    fn limit(&self, _path: &str, body: &mut Value, tokens: u64) {
+        body["max_tokens"] = tokens.into();
+    }
+
+    /// What the provider does by itself during the call is in no count.
+    fn count(&self, path: &str, body: &Value) -> Option<(&'static str, Value)> {
+        if path != "/v1/messages" || acts_by_itself(body) {
+            return None;
+        }
+        let mut asked = serde_json::Map::new();
+        for field in ["model", "messages", "system", "tools", "tool_choice", "thinking"] {
+            if let Some(value) = body.get(field) {
+                asked.insert(field.to_owned(), value.clone());
+            }
+        }
+        Some(("/v1/messages/count_tokens", asked.into()))
+    }
+
     fn observe(&self, seen: &mut Seen, value: &Value) {
         match value.get("type").and_then(Value::as_str) {
             Some("message_start") => {
@@ -74,6 +101,19 @@ impl Dialect for Anthropic {
     }
 }
 
+/// Whether the provider searches, fetches or runs things by itself: what those bring is input that the request does not show.
+fn acts_by_itself(body: &Value) -> bool {
+    let servers =
+        body.get("mcp_servers").and_then(Value::as_array).is_some_and(|servers| !servers.is_empty());
+    let tools = body.get("tools").and_then(Value::as_array);
+    let acts = ["web_search_", "web_fetch_", "code_execution_", "mcp_toolset", "tool_search_"];
+    servers
+        || tools.into_iter().flatten().any(|tool| {
+            let kind = tool.get("type").and_then(Value::as_str).unwrap_or_default();
+            acts.iter().any(|start| kind.starts_with(start))
+        })
+}
+
 fn read_model(seen: &mut Seen, message: &Value) {
     if let Some(model) = message.get("model").and_then(Value::as_str) {
         seen.model = Some(model.chars().take(200).collect());
@@ -92,4 +132,7 @@ fn read_usage(seen: &mut Seen, usage: Option<&Value>) {
     set(&mut seen.usage.output_tokens, "output_tokens");
     set(&mut seen.usage.cache_read_tokens, "cache_read_input_tokens");
     set(&mut seen.usage.cache_write_tokens, "cache_creation_input_tokens");
+    if let Some(long) = usage.pointer("/cache_creation/ephemeral_1h_input_tokens").and_then(Value::as_u64) {
+        seen.long_writes = long;
+    }
 }

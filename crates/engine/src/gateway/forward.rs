@@ -1,6 +1,7 @@
 //! One call: out with the provider's key, back byte for byte, and what it used on record before its last bytes are passed on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
@@ -14,10 +15,14 @@ use serde_json::Value;
 use super::provider::{Dialect, Provider, Route, Seen};
 use super::server::{MAX_BODY, refuse};
 use super::sse::Watcher;
-use super::{Call, Channel, Shared, Trouble, Used};
+use super::{Call, Channel, Refused, Shared, Trouble, Upstream, Used};
+use crate::gate::Hold;
 
 /// An answer that is no stream is looked into up to this size.
 const MAX_ANSWER: usize = 32 << 20;
+
+/// How long the provider may count.
+const COUNTING: Duration = Duration::from_secs(10);
 
 /// Request headers that are passed on to every provider. Everything else, credentials and cookies first, stays here.
 const PASSED: &[&str] =
@@ -45,7 +50,7 @@ pub(super) async fn forward(
     let Ok(body) = to_bytes(body, MAX_BODY).await else {
         return refuse(provider, 413, "request_too_large", "the request is larger than 32 MiB");
     };
-    let Ok(asked) = serde_json::from_slice::<Value>(&body) else {
+    let Ok(mut asked) = serde_json::from_slice::<Value>(&body) else {
         return refuse(provider, 400, "invalid_request_error", "the request's body is not JSON");
     };
     let Some(upstream) = shared.config.upstreams.iter().find(|upstream| upstream.provider == provider) else {
@@ -59,31 +64,103 @@ pub(super) async fn forward(
         streaming: asked.get("stream").and_then(Value::as_bool).unwrap_or(false),
         at: shared.clock.now(),
     };
-    if route.metered
-        && let Err(refused) = channel.admit(&call).await
-    {
-        return refuse(provider, 402, "budget_exhausted", &refused.detail);
-    }
     let mut headers = passed_headers(&parts.headers, dialect);
     if dialect.authorize(&mut headers, &upstream.key).is_err() {
         return refuse(provider, 401, "authentication_error", "the provider key of this server is not one");
     }
-    let body = dialect.prepare(route.path, &asked).unwrap_or(body);
+    let held = if route.metered {
+        let leaving = Leaving { shared, channel: &*channel, call: &call, upstream, headers: &headers };
+        match leaving.admit(route, &mut asked, body.len()).await {
+            Ok(held) => Some(held),
+            Err(refused) => {
+                let detail = refused.problem.detail.clone();
+                channel.refused(refused);
+                return refuse(provider, 402, "budget_exhausted", &detail);
+            }
+        }
+    } else {
+        None
+    };
+    let changed = dialect.prepare(route.path, &asked);
+    let limited = held.as_ref().is_some_and(|held| held.limited);
+    let body = changed.unwrap_or_else(|| if limited { asked.to_string().into() } else { body });
     let url = match parts.uri.query() {
         Some(query) => format!("{}{}?{query}", upstream.base_url, route.path),
         None => format!("{}{}", upstream.base_url, route.path),
     };
-    let sent = shared.client.post(url).headers(headers).body(body).send().await;
-    match sent {
-        Ok(answer) => pass_back(provider, route, shared, channel, call, answer),
+    let watch = Watch {
+        shared: shared.clone(),
+        channel,
+        call,
+        provider,
+        seen: Seen::default(),
+        events: Watcher::default(),
+        whole: None,
+        hold: held.map(|held| held.hold),
+        noted: false,
+    };
+    match shared.client.post(url).headers(headers).body(body).send().await {
+        Ok(answer) => pass_back(watch, answer).await,
         Err(error) => {
             // The URL stays out of the message: it may be an internal one.
             let error = error.without_url();
             let why = if error.is_timeout() { "did not answer in time" } else { "can't be reached" };
-            channel.trouble(&call, Trouble::Broken(crate::error::chain(&error)));
+            watch.channel.trouble(&watch.call, Trouble::Broken(crate::error::chain(&error)));
+            watch.unused().await;
             let message = format!("the model provider {why}");
             refuse(provider, if error.is_timeout() { 504 } else { 502 }, "api_error", &message)
         }
+    }
+}
+
+/// A call on its way out.
+struct Leaving<'a> {
+    shared: &'a Shared,
+    channel: &'a dyn Channel,
+    call: &'a Call,
+    upstream: &'a Upstream,
+    headers: &'a HeaderMap,
+}
+
+struct Held {
+    hold: Hold,
+    /// Whether the request was given another limit.
+    limited: bool,
+}
+
+impl Leaving<'_> {
+    /// Sets the call's bound aside. When there is no room for the bound, the provider is asked for the exact input first; when there is
+    /// no room for all the output, the request is limited to what there is.
+    async fn admit(&self, route: Route, asked: &mut Value, bytes: usize) -> Result<Held, Refused> {
+        let dialect = self.call.provider.dialect();
+        let mut bound = dialect.bound(route.path, asked, bytes);
+        let day = self.call.at.day();
+        let price = self.shared.config.prices.dearest(&self.call.model, &day, bound.long_cache);
+        let admitted = match self.channel.admit(self.call, &bound, price).await {
+            Err(refused) if refused.inexact => match self.count(route, asked).await {
+                Some(exact) => {
+                    bound = bound.counted(exact);
+                    self.channel.admit(self.call, &bound, price).await?
+                }
+                None => return Err(refused),
+            },
+            admitted => admitted?,
+        };
+        let limited = admitted.output < bound.output;
+        if limited {
+            dialect.limit(route.path, asked, bound.each(admitted.output));
+        }
+        Ok(Held { hold: admitted.hold, limited })
+    }
+
+    /// The request's input as the provider counts it, which it does not bill.
+    async fn count(&self, route: Route, asked: &Value) -> Option<u64> {
+        let (path, body) = self.call.provider.dialect().count(route.path, asked)?;
+        let url = format!("{}{path}", self.upstream.base_url);
+        let asked = self.shared.client.post(url).headers(self.headers.clone()).json(&body).timeout(COUNTING);
+        let answer = asked.send().await.ok().filter(|answer| answer.status().is_success())?;
+        let answer: Value = answer.json().await.ok()?;
+        answer.get("input_tokens").and_then(Value::as_u64)
     }
 }
 
@@ -99,35 +176,22 @@ fn passed_headers(given: &HeaderMap, dialect: &dyn Dialect) -> HeaderMap {
     headers
 }
 
-fn pass_back(
-    provider: Provider,
-    route: Route,
-    shared: &Arc<Shared>,
-    channel: Arc<dyn Channel>,
-    call: Call,
-    answer: reqwest::Response,
-) -> Response {
+async fn pass_back(mut watch: Watch, answer: reqwest::Response) -> Response {
     let status = answer.status();
     let headers = returned_headers(answer.headers(), status);
     if !status.is_success() {
-        channel.trouble(&call, Trouble::Status(status.as_u16()));
+        watch.channel.trouble(&watch.call, Trouble::Status(status.as_u16()));
+        // Errors are not billed.
+        if let Some(hold) = watch.hold.take() {
+            watch.channel.unused(hold).await;
+        }
     }
     let is_stream = answer
         .headers()
         .get(header::CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok())
         .is_some_and(|kind| kind.starts_with("text/event-stream"));
-    let metered = route.metered && status.is_success();
-    let watch = Watch {
-        shared: shared.clone(),
-        channel,
-        call,
-        provider,
-        seen: Seen::default(),
-        events: Watcher::default(),
-        whole: (!is_stream).then(Vec::new),
-        settled: !metered,
-    };
+    watch.whole = (!is_stream).then(Vec::new);
     let body = Body::from_stream(watched(answer.bytes_stream(), watch));
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -162,7 +226,9 @@ struct Watch {
     seen: Seen,
     events: Watcher,
     whole: Option<Vec<u8>>,
-    settled: bool,
+    /// What was set aside for it; none for what is not metered, and when it was settled.
+    hold: Option<Hold>,
+    noted: bool,
 }
 
 impl Watch {
@@ -184,30 +250,54 @@ impl Watch {
         }
     }
 
-    /// What to record, if it was not recorded before and there is something to it.
-    fn take_used(&mut self) -> Option<(Arc<dyn Channel>, Call, Used)> {
-        if std::mem::replace(&mut self.settled, true) {
-            return None;
-        }
+    fn used(&self) -> Used {
         let model = self.seen.model.clone().unwrap_or_else(|| self.call.model.clone());
         let usage = self.seen.settled();
-        let cost = self.shared.config.prices.cost(&model, &self.call.at.day(), &usage);
-        if cost.is_none() && !usage.is_zero() {
-            tracing::warn!(model, "a model without a price was used: its tokens count, its cost is unknown");
-        }
-        let used = Used {
+        let (prices, day) = (&self.shared.config.prices, self.call.at.day());
+        let cost = prices.cost(&model, &day, &usage);
+        let long = prices.long_cache(&model, &day, self.seen.long_writes.min(usage.cache_write_tokens));
+        Used {
             model,
             usage,
-            cost: cost.unwrap_or_default(),
+            cost: cost.unwrap_or_default().saturating_add(long),
             priced: cost.is_some(),
             complete: self.seen.complete,
-        };
-        Some((self.channel.clone(), self.call.clone(), used))
+        }
+    }
+
+    /// What to record, if it was not recorded before.
+    fn take_used(&mut self) -> Option<(Hold, Used)> {
+        let hold = self.hold.take()?;
+        let used = self.used();
+        if !used.priced && !used.usage.is_zero() {
+            tracing::warn!(
+                model = used.model,
+                "a model without a price was used: its tokens count, its cost is unknown"
+            );
+        }
+        Some((hold, used))
+    }
+
+    /// The provider has begun to say what it bills: that much is on record before anything of it is passed on.
+    async fn note(&mut self) {
+        if self.noted || self.seen.usage.is_zero() {
+            return;
+        }
+        self.noted = true;
+        if let Some(hold) = &self.hold {
+            self.channel.noted(hold, &self.used()).await;
+        }
     }
 
     async fn settle(&mut self) {
-        if let Some((channel, call, used)) = self.take_used() {
-            channel.used(&call, used).await;
+        if let Some((hold, used)) = self.take_used() {
+            self.channel.used(&self.call, hold, used).await;
+        }
+    }
+
+    async fn unused(mut self) {
+        if let Some(hold) = self.hold.take() {
+            self.channel.unused(hold).await;
         }
     }
 }
@@ -215,11 +305,12 @@ impl Watch {
 impl Drop for Watch {
     /// The caller has gone in the middle: what it had is still recorded.
     fn drop(&mut self) {
-        if let Some((channel, call, used)) = self.take_used()
+        if let Some((hold, used)) = self.take_used()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
+            let (channel, call) = (self.channel.clone(), self.call.clone());
             // One short write; there is nobody left to wait for it.
-            runtime.spawn(async move { channel.used(&call, used).await });
+            runtime.spawn(async move { channel.used(&call, hold, used).await });
         }
     }
 }
@@ -239,6 +330,8 @@ fn watched(
                 watch.see(&chunk);
                 if watch.seen.complete {
                     watch.settle().await;
+                } else {
+                    watch.note().await;
                 }
                 Some((Ok(chunk), (bytes, watch, false)))
             }

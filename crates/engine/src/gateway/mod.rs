@@ -5,6 +5,7 @@
 //! provider: a file here and one line in [`provider::ALL`].
 
 mod anthropic;
+mod bound;
 mod forward;
 mod openai;
 pub mod prices;
@@ -17,11 +18,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use karta_types::{Clock, Micros, ModelCallId, Rng, Secret, Timestamp, Usage};
+use karta_types::{Clock, Micros, ModelCallId, Problem, Rng, Secret, Timestamp, Usage};
 
+pub use bound::Bound;
+use karta_store::Dearest;
 pub use prices::Prices;
 pub use provider::Provider;
 pub use server::Gateway;
+
+use crate::gate::Hold;
 
 /// How the gateway is set up.
 #[derive(Debug, Clone)]
@@ -106,16 +111,21 @@ pub enum Trouble {
 }
 
 /// The call may leave.
-#[derive(Debug, Clone, Copy)]
-pub struct Admitted;
+#[derive(Debug)]
+pub struct Admitted {
+    /// What was set aside for it.
+    pub hold: Hold,
+    /// The most output it may have, all answers together.
+    pub output: u64,
+}
 
-/// The call may not leave: nothing is left to spend.
+/// The call may not leave.
 #[derive(Debug, Clone)]
 pub struct Refused {
-    /// The level whose cap is used up.
-    pub level: String,
-    /// For people.
-    pub detail: String,
+    /// Why, with the level, the cap and what is missing.
+    pub problem: Box<Problem>,
+    /// Whether knowing its input exactly could let it leave.
+    pub inexact: bool,
 }
 
 /// Knows whose token is whose.
@@ -128,9 +138,15 @@ pub trait Authority: Send + Sync {
 #[async_trait]
 pub trait Channel: Send + Sync {
     /// May this call leave? Asked before a byte of it does.
-    async fn admit(&self, call: &Call) -> Result<Admitted, Refused>;
+    async fn admit(&self, call: &Call, bound: &Bound, price: Option<Dearest>) -> Result<Admitted, Refused>;
+    /// It may not leave, and that is final: the turn ends.
+    fn refused(&self, refused: Refused);
+    /// What the provider has said so far: should we die now, that is on record.
+    async fn noted(&self, hold: &Hold, used: &Used);
     /// What the call used. Awaited before the last bytes of the answer are passed on.
-    async fn used(&self, call: &Call, used: Used);
+    async fn used(&self, call: &Call, hold: Hold, used: Used);
+    /// The call used nothing.
+    async fn unused(&self, hold: Hold);
     /// The call went wrong.
     fn trouble(&self, call: &Call, trouble: Trouble);
 }

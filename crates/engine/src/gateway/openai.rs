@@ -8,9 +8,12 @@ use bytes::Bytes;
 use karta_types::Secret;
 use serde_json::{Value, json};
 
+use super::bound::Bound;
 use super::provider::{Dialect, Route, Seen, count, hidden};
 
 pub(super) const BASE: &str = "https://api.openai.com";
+
+const CHAT: &str = "/v1/chat/completions";
 
 pub(super) struct OpenAi;
 
@@ -55,6 +58,38 @@ impl Dialect for OpenAi {
             _ => body["stream_options"] = json!({"include_usage": true}),
         }
         Some(body.to_string().into())
+    }
+
+    fn bound(&self, path: &str, body: &Value, bytes: usize) -> Bound {
+        let names: &[&str] =
+            if path == CHAT { &["max_completion_tokens", "max_tokens"] } else { &["max_output_tokens"] };
+        let limit = names.iter().find_map(|name| body.get(*name).and_then(Value::as_u64));
+        // Responses takes no limit below 16, as its public reference says.
+        let least = if path == CHAT { 1 } else { 16 };
+        // Tools that are not functions are run by the provider; an earlier answer or a stored prompt is input that is not here.
+        let tools = body.get("tools").and_then(Value::as_array);
+        let acts = tools.into_iter().flatten().any(|tool| {
+            !matches!(tool.get("type").and_then(Value::as_str), Some("function" | "custom" | "local_shell"))
+        });
+        let elsewhere = ["previous_response_id", "conversation", "prompt", "web_search_options"]
+            .iter()
+            .any(|name| body.get(*name).is_some_and(|value| !value.is_null()));
+        Bound::of(body, bytes, limit, least, acts || elsewhere)
+    }
+
+    fn limit(&self, path: &str, body: &mut Value, tokens: u64) {
+        let name = if path != CHAT {
+            "max_output_tokens"
+        } else if body.get("max_tokens").is_some_and(Value::is_u64) {
+            "max_tokens"
+        } else {
+            "max_completion_tokens"
+        };
+        body[name] = tokens.into();
+    }
+
+    fn count(&self, _path: &str, _body: &Value) -> Option<(&'static str, Value)> {
+        None
     }
 
     fn observe(&self, seen: &mut Seen, value: &Value) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use karta_store::Dearest;
 use karta_types::Micros;
 use karta_types::Usage;
 use karta_types::money::Price;
@@ -68,6 +69,28 @@ impl Prices {
     /// What the usage of this model cost on this day (`2026-11-24`). `None`: the model has no price here.
     pub fn cost(&self, model: &str, day: &str, usage: &Usage) -> Option<Micros> {
         self.find(model, day).map(|price| price.cost(usage))
+    }
+
+    /// What so many tokens written to the cache for an hour cost beyond the five-minute price. They cost twice fresh input.
+    pub fn long_cache(&self, model: &str, day: &str, tokens: u64) -> Micros {
+        self.find(model, day).map_or(Micros::ZERO, |price| {
+            let more = (2 * price.input).saturating_sub(price.cache_write).max(0);
+            Price { input: more, output: 0, cache_read: 0, cache_write: 0 }
+                .cost(&Usage { input_tokens: tokens, ..Usage::default() })
+        })
+    }
+
+    /// The dearest that a token of input and of output of this model can be.
+    pub fn dearest(&self, model: &str, day: &str, long_cache: bool) -> Option<Dearest> {
+        self.find(model, day).map(|price| {
+            let classes = [
+                price.input,
+                price.cache_read,
+                price.cache_write,
+                if long_cache { 2 * price.input } else { 0 },
+            ];
+            Dearest { input: classes.into_iter().fold(0, i64::max), output: price.output.max(0) }
+        })
     }
 
     fn find(&self, model: &str, day: &str) -> Option<Price> {

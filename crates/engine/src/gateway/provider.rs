@@ -5,6 +5,7 @@ use bytes::Bytes;
 use karta_types::{Secret, Usage};
 use serde_json::Value;
 
+use super::bound::Bound;
 use super::{anthropic, openai};
 
 /// A model provider.
@@ -35,6 +36,12 @@ pub(super) trait Dialect: Sync {
     fn passed(&self) -> &'static [&'static str];
     /// Changes a request's body where the answer would not say what was used otherwise. `None` leaves it byte for byte.
     fn prepare(&self, path: &str, body: &Value) -> Option<Bytes>;
+    /// The most that a request can use, of this many bytes.
+    fn bound(&self, path: &str, body: &Value, bytes: usize) -> Bound;
+    /// Limits each answer to so many tokens.
+    fn limit(&self, path: &str, body: &mut Value, tokens: u64);
+    /// Where the provider counts a request's input without billing it, and what it is asked there. `None`: it doesn't.
+    fn count(&self, path: &str, body: &Value) -> Option<(&'static str, Value)>;
     /// What one JSON value of the answer (the whole of it, or one event's data) says was used.
     fn observe(&self, seen: &mut Seen, value: &Value);
     /// An error in the provider's own shape.
@@ -55,6 +62,8 @@ pub(super) struct Route {
 pub(super) struct Seen {
     pub(super) model: Option<String>,
     pub(super) usage: Usage,
+    /// Those of the cache writes that are kept for an hour, which are dearer.
+    pub(super) long_writes: u64,
     /// Whether the provider has said what was used in the end.
     pub(super) complete: bool,
     /// Characters of output that came.

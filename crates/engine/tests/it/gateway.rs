@@ -9,10 +9,13 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use karta_engine::gate::Hold;
 use karta_engine::gateway::{
-    Admitted, Authority, Call, Channel, Config, Gateway, Prices, Provider, Refused, Trouble, Upstream, Used,
+    Admitted, Authority, Bound, Call, Channel, Config, Gateway, Prices, Provider, Refused, Trouble, Upstream,
+    Used,
 };
-use karta_types::{Secret, Usage};
+use karta_store::Dearest;
+use karta_types::{ErrorCode, Problem, Secret, Usage};
 
 const KEY: &str = "sk-planted-gateway";
 const TOKEN: &str = "session-token";
@@ -59,7 +62,11 @@ async fn provider(State(fake): State<Fake>, request: Request) -> Response {
 struct Session {
     used: Mutex<Vec<Used>>,
     trouble: Mutex<Vec<Trouble>>,
-    refuse: bool,
+    noted: Mutex<Vec<Used>>,
+    unused: Mutex<usize>,
+    bounds: Mutex<Vec<Bound>>,
+    /// Input and output that there is room for; absent is as much as is asked.
+    room: Option<(u64, u64)>,
 }
 
 struct Keys(Arc<Session>);
@@ -72,15 +79,31 @@ impl Authority for Keys {
 
 #[async_trait]
 impl Channel for Session {
-    async fn admit(&self, _call: &Call) -> Result<Admitted, Refused> {
-        if self.refuse {
-            return Err(Refused { level: "org".into(), detail: "nothing left".into() });
+    async fn admit(&self, call: &Call, bound: &Bound, _: Option<Dearest>) -> Result<Admitted, Refused> {
+        self.bounds.lock().unwrap().push(*bound);
+        let (input, output) = self.room.unwrap_or((u64::MAX, u64::MAX));
+        if bound.input > input || bound.least > output {
+            let problem = Box::new(Problem::new(ErrorCode::BudgetExhausted, "nothing left"));
+            return Err(Refused { problem, inexact: !bound.counted });
         }
-        Ok(Admitted)
+        Ok(Admitted { hold: Hold::of(call.id), output: bound.output.min(output) })
     }
 
-    async fn used(&self, _call: &Call, used: Used) {
+    fn refused(&self, refused: Refused) {
+        assert_eq!(refused.problem.error, ErrorCode::BudgetExhausted);
+    }
+
+    async fn noted(&self, _hold: &Hold, used: &Used) {
+        self.noted.lock().unwrap().push(used.clone());
+    }
+
+    async fn used(&self, call: &Call, hold: Hold, used: Used) {
+        assert_eq!(hold.call(), call.id);
         self.used.lock().unwrap().push(used);
+    }
+
+    async fn unused(&self, _hold: Hold) {
+        *self.unused.lock().unwrap() += 1;
     }
 
     fn trouble(&self, _call: &Call, trouble: Trouble) {
@@ -167,6 +190,9 @@ async fn a_stream_passes_byte_for_byte_and_is_metered() {
     // 100 x 3 + 50 x 15 + 20 x 0.3 + 10 x 3.75 = 1093.5 micro-dollars, rounded up.
     assert_eq!(used.cost.get(), 1094);
     assert!(rig.session.used.lock().unwrap().is_empty(), "once");
+    // Should we have died in the middle: what the provider had said by then was on record.
+    let noted = rig.session.noted.lock().unwrap().pop().unwrap();
+    assert_eq!((noted.usage.input_tokens, noted.usage.cache_read_tokens, noted.complete), (100, 20, false));
     let (url, headers, sent) = rig.fake.0.lock().unwrap().seen.pop().unwrap();
     assert_eq!((url.as_str(), sent.as_slice()), ("/v1/messages?beta=true", body.as_bytes()));
     assert_eq!(
@@ -256,7 +282,7 @@ async fn what_may_not_leave_does_not() {
     assert!(rig.fake.0.lock().unwrap().seen.is_empty(), "nothing left");
     rig.end().await;
 
-    let refused = Rig::new(Session { refuse: true, ..Session::default() }).await;
+    let refused = Rig::new(Session { room: Some((0, 0)), ..Session::default() }).await;
     let answer = refused.post(refused.messages(), r#"{"model":"m"}"#).await;
     assert_eq!(
         (answer.status().as_u16(), answer.headers()["x-should-retry"].clone()),
@@ -265,8 +291,37 @@ async fn what_may_not_leave_does_not() {
     assert!(answer.text().await.unwrap().contains("budget_exhausted"));
     let counting = refused.post(format!("{}/count_tokens", refused.messages()), r#"{"model":"m"}"#).await;
     assert_eq!(counting.status(), 200, "counting costs nothing");
-    assert_eq!(refused.fake.0.lock().unwrap().seen.len(), 1);
+    let seen: Vec<_> = refused.fake.0.lock().unwrap().seen.iter().map(|seen| seen.0.clone()).collect();
+    assert_eq!(seen, ["/v1/messages/count_tokens"; 2], "the gateway asked for the exact count first");
     refused.end().await;
+}
+
+#[tokio::test]
+async fn a_request_is_limited_to_what_there_is_room_for() {
+    let rig = Rig::new(Session { room: Some((1_000, 40)), ..Session::default() }).await;
+    let json: &[(&str, &str)] = &[("content-type", "application/json")];
+    rig.answers(200, json, &[br#"{"input_tokens": 700}"#]);
+    // By its size it could be 2,000 tokens and more; the provider counts 700.
+    let request =
+        serde_json::json!({"model": "claude-haiku-4-5", "max_tokens": 4096, "messages": ["x".repeat(2_000)]});
+    rig.post(rig.messages(), &request.to_string()).await.bytes().await.unwrap();
+    let openai = |path: &str| format!("{}{path}", rig.gateway.openai_url());
+    rig.post(openai("/responses"), r#"{"model":"gpt-5"}"#).await.bytes().await.unwrap();
+    let seen = std::mem::take(&mut rig.fake.0.lock().unwrap().seen);
+    let sent: Vec<serde_json::Value> =
+        seen.iter().map(|seen| serde_json::from_slice(&seen.2).unwrap()).collect();
+    assert_eq!(
+        (seen[0].0.as_str(), &sent[0]["max_tokens"]),
+        ("/v1/messages/count_tokens", &serde_json::Value::Null)
+    );
+    assert_eq!((seen[1].0.as_str(), &sent[1]["max_tokens"]), ("/v1/messages", &serde_json::json!(40)));
+    assert_eq!(sent[1]["messages"], request["messages"], "nothing else is changed");
+    let bounds = rig.session.bounds.lock().unwrap().clone();
+    assert!(bounds[0].input > 4_000 && !bounds[0].counted, "{bounds:?}");
+    assert_eq!((bounds[1].input, bounds[1].output, bounds[1].counted), (778, 4096, true));
+    // No count there: what its size says is what counts.
+    assert!(seen.len() == 2 && bounds[2].input > 1_000, "{bounds:?}");
+    rig.end().await;
 }
 
 #[tokio::test]
@@ -288,6 +343,7 @@ async fn refusals_of_the_provider_pass_and_breaks_are_seen() {
     assert_eq!(rig.post(rig.messages(), r#"{"model":"m"}"#).await.headers()["x-should-retry"], "false");
     assert_eq!(*rig.session.trouble.lock().unwrap(), [Trouble::Status(429), Trouble::Status(401)]);
     assert!(rig.session.used.lock().unwrap().is_empty(), "an error costs nothing");
+    assert_eq!(*rig.session.unused.lock().unwrap(), 2, "what was set aside is free again");
 
     // A stream that breaks off breaks for the client too; what came of it is counted.
     rig.answers(200, SSE, &STREAM[..3]);

@@ -184,6 +184,7 @@ async fn send_to_project(
     new.metadata.extend(body.metadata);
     let (maker, asker) = (engine.clone(), who.clone());
     run(&engine, &who, key, wants, message, async move || {
+        maker.admit_new(&asker, &project, new.end_user_id.as_deref()).await?;
         Ok(maker.create_session(&asker, &project, new).await?.id)
     })
     .await

@@ -1,6 +1,6 @@
 //! What goes wrong ends the turn by its name, and the session goes on.
 
-use karta_engine::settings::Caps;
+use karta_types::budget::Caps;
 use serde_json::json;
 
 use crate::support::{App, Events, done, kinds, plain, seqs};

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use karta_store::Spender;
 use karta_types::message::Content;
 use karta_types::session::{Participant, SessionStatus, TurnState};
 use karta_types::{ErrorCode, Seq, SessionId, TurnId};
@@ -65,9 +66,16 @@ impl Engine {
     /// `not_found`, `budget_exhausted`, `turn_in_progress`, `invalid_request` for an unknown agent, `no_active_release`,
     /// `overloaded` when too many messages wait.
     pub async fn send(&self, who: &Principal, session: SessionId, message: SendMessage) -> Result<Accepted> {
-        self.gate().admit(who.org).await.map_err(Error::Told)?;
         self.check_space()?;
         let row = self.session_row(who, session).await?;
+        let spender = Spender {
+            org: row.org,
+            project: row.project,
+            key: who.actor.key(),
+            end_user: row.end_user_id.clone(),
+            session,
+        };
+        self.admit(who, &spender).await?;
         if row.status == SessionStatus::Closed {
             return Err(Error::not_found("session"));
         }
@@ -89,6 +97,36 @@ impl Engine {
             .await??;
         let reader = if started.fresh { reader.from(started.head) } else { reader };
         Ok(Accepted { turn: started.turn, queued: started.queued, reader })
+    }
+
+    /// Whether a session that is to be made for a message may run: an exhausted cap leaves no empty session behind.
+    ///
+    /// # Errors
+    /// `budget_exhausted`; `not_found` for the project.
+    pub async fn admit_new(&self, who: &Principal, project: &str, end_user: Option<&str>) -> Result<()> {
+        let spender = Spender {
+            org: who.org,
+            project: self.project_row(who, project).await?.id,
+            key: who.actor.key(),
+            end_user: end_user.map(str::to_owned),
+            // The session that is to be: nothing is capped for it yet.
+            session: SessionId::from_u128(0),
+        };
+        self.admit(who, &spender).await
+    }
+
+    /// Whether this spender may begin something. A refusal is on record.
+    ///
+    /// # Errors
+    /// `budget_exhausted`.
+    pub(crate) async fn admit(&self, who: &Principal, spender: &Spender) -> Result<()> {
+        let Err(problem) = self.gate().admit(spender).await else { return Ok(()) };
+        if problem.error == ErrorCode::BudgetExhausted {
+            let mut told = self.told(who, "budget.refuse", spender.session);
+            told.reason = Some(problem.detail.clone());
+            self.store().audit_append(told).await?;
+        }
+        Err(Error::Told(problem))
     }
 
     /// Takes a message whose turn may exist already: then nothing runs twice, and the reader begins at the session's first event.

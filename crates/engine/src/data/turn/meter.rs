@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use karta_types::usage::Metered;
-use karta_types::{Micros, TurnId, Usage};
+use karta_types::{KeyId, Micros, TurnId, Usage};
 
 /// The meter of one session.
 #[derive(Debug, Default)]
@@ -13,6 +13,7 @@ pub struct Meter(Mutex<State>);
 struct State {
     turn: Option<TurnId>,
     release: Option<u64>,
+    key: Option<KeyId>,
     usage: Usage,
     cost: Micros,
     models: Vec<String>,
@@ -20,15 +21,20 @@ struct State {
 
 impl Meter {
     /// A turn begins: counting starts at nothing.
-    pub fn begin(&self, turn: TurnId, release: u64) {
+    pub fn begin(&self, turn: TurnId, release: u64, key: Option<KeyId>) {
         if let Ok(mut state) = self.0.lock() {
-            *state = State { turn: Some(turn), release: Some(release), ..State::default() };
+            *state = State { turn: Some(turn), release: Some(release), key, ..State::default() };
         }
     }
 
     /// The turn that runs and the release it is pinned to.
     pub fn turn(&self) -> (Option<TurnId>, Option<u64>) {
         self.0.lock().map_or((None, None), |state| (state.turn, state.release))
+    }
+
+    /// The key that the running turn came with.
+    pub fn key(&self) -> Option<KeyId> {
+        self.0.lock().ok().and_then(|state| state.key)
     }
 
     /// Counts one model call.

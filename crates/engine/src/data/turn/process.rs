@@ -124,13 +124,10 @@ impl Runner {
         let pass = self.engine.channels().open(
             self.engine.rng(),
             SessionChannel {
-                org: self.row.org,
-                project: self.row.project,
-                session: self.row.id,
-                key: self.row.key,
-                end_user: self.row.end_user_id.clone(),
+                spender: self.spender(self.row.key),
                 meter: self.meter.clone(),
                 gate: self.engine.gate().clone(),
+                clock: self.engine.shared_clock(),
                 exhausted: self.exhausted_to(),
             },
         );

@@ -414,7 +414,7 @@ impl Runner {
         }
         self.row.last_version = Some(version);
         self.row.pinned_version = self.row.pinned_version.or(pinned);
-        self.meter.begin(new.id, version);
+        self.meter.begin(new.id, version, new.key);
         if let Err(error) = self.drive(&new, &release, agent.as_deref()).await? {
             self.fail_current(&error).await?;
         }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use karta_store::{TurnChange, TurnEnd, UsageRow};
+use karta_store::{Spender, TurnChange, TurnEnd, UsageRow};
 use karta_types::session::{SessionStatus, TurnState};
 use karta_types::usage::Metered;
-use karta_types::{Body, ErrorCode, Micros, ModelCallId, Problem, TurnId, Usage};
+use karta_types::{Body, ErrorCode, KeyId, Micros, ModelCallId, Problem, TurnId, Usage};
 
 use crate::data::turn::machine::Ending;
 use crate::data::turn::run::{Fatal, Runner};
@@ -17,6 +17,17 @@ const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(500);
 
 impl Runner {
+    /// Whom what this session spends belongs to.
+    pub(super) fn spender(&self, key: Option<KeyId>) -> Spender {
+        Spender {
+            org: self.row.org,
+            project: self.row.project,
+            key,
+            end_user: self.row.end_user_id.clone(),
+            session: self.row.id,
+        }
+    }
+
     /// Counts what a harness says it used, for those whose models pass no gateway.
     pub(super) async fn count(&mut self, model: &str, usage: Usage, cost: Micros) {
         self.meter.add(model, &usage, cost);
@@ -27,7 +38,7 @@ impl Runner {
             project: self.row.project,
             session: self.row.id,
             turn,
-            key: self.row.key,
+            key: self.meter.key().or(self.row.key),
             end_user: self.row.end_user_id.clone(),
             release,
             provider: "harness".to_owned(),
