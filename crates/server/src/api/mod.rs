@@ -1,6 +1,7 @@
 //! The native API, one file per noun.
 
 pub mod audit;
+pub mod budgets;
 pub mod inputs;
 pub mod keys;
 pub mod messages;
@@ -29,6 +30,7 @@ pub fn routes() -> OpenApiRouter<Engine> {
         .nest("/v1/projects", projects::routes().merge(messages::of_project()))
         .nest("/v1/inputs", inputs::of_org())
         .nest("/v1/audit", audit::routes())
+        .nest("/v1/budgets", budgets::routes())
         .nest("/v1/keys", keys::routes())
         .nest("/v1/usage", usage::routes())
         .nest("/v1/whoami", whoami::routes())

@@ -33,6 +33,9 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/audit", "admin"),
     ("GET", "/v1/audit/export", "admin"),
     ("GET", "/v1/audit/verify", "admin"),
+    ("GET", "/v1/budgets", "read"),
+    ("PUT", "/v1/budgets/{level}/{id}", "admin"),
+    ("DELETE", "/v1/budgets/{level}/{id}", "admin"),
     ("GET", "/v1/keys", "admin"),
     ("POST", "/v1/keys", "admin"),
     ("GET", "/v1/keys/{key}", "admin"),
@@ -77,6 +80,7 @@ fn body(path: &str) -> Value {
     match path.rsplit('/').next().unwrap() {
         "messages" => json!({"text": "hello"}),
         "sessions" if path.starts_with("/v1/sessions") => json!({"project": "app"}),
+        "{id}" => json!({"cost_micros": 1}),
         "keys" => json!({"name": "foreign", "scopes": ["read"]}),
         "{request}" => json!({"decision": "deny"}),
         _ => json!({}),
@@ -105,6 +109,8 @@ async fn every_route_asks_who_and_foreign_is_not_found() {
             .replace("{turn}", turn)
             .replace("{request}", request)
             .replace("{key}", key)
+            .replace("{level}", "session")
+            .replace("{id}", session)
             .replace("{version}", "1");
         let send = |key: Option<&str>| {
             let mut call = client.request(method.clone(), format!("{}{filled}", app.url));

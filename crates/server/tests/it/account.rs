@@ -3,18 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{App, answer, plain};
-
-impl App {
-    async fn as_key(&self, method: Method, path: &str, key: &str, body: Value) -> (u16, Value) {
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let mut call = client.request(method.clone(), format!("{}{path}", self.url)).bearer_auth(key);
-        if method != Method::GET && method != Method::DELETE {
-            call = call.json(&body);
-        }
-        answer(call.send().await.unwrap()).await
-    }
-}
+use crate::support::{App, plain};
 
 #[tokio::test]
 async fn a_key_is_shown_once_used_rotated_and_revoked() {
