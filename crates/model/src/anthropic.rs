@@ -22,7 +22,8 @@ pub(crate) fn turns(body: &Value) -> Vec<Turn> {
                 let texts = blocks.iter().rev();
                 let last =
                     texts.filter_map(|block| block.get("text").and_then(Value::as_str)).find_map(human);
-                last.filter(|_| !results).map(str::to_owned)
+                // Words beside a tool's result steer; only a script of their own begins anew.
+                last.filter(|words| !results || words.contains("SCRIPT:")).map(str::to_owned)
             }
             _ => None,
         };

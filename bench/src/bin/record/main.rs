@@ -1,8 +1,8 @@
-//! Records sessions of the real Claude Code anew: `cargo run -p bench --bin record -- PROGRAM FOLDER [CASE…]`
+//! Records sessions of the real harnesses anew: `cargo run -p bench --bin record -- [--harness opencode] PROGRAM FOLDER [CASE…]`
 //!
 //! The real binary runs with the adapter's own command line against the scripted model, driven through the adapter's own codec; what went
 //! over the pipes becomes a transcript, trimmed to the protocol (no prose of the vendor's) and with every random id counted, so that two
-//! recordings of the same version differ only where the protocol does. The folder is `crates/harness/transcripts/claude-code`; after a
+//! recordings of the same version differ only where the protocol does. The folder is `crates/harness/transcripts/<harness>`; after a
 //! recording read the diff of it, then run the tests of `karta-harness` with `INSTA_UPDATE=always` and read that diff too.
 //!
 //! This is a tool for people at a terminal; it prints what is said as it goes.
@@ -10,6 +10,7 @@
 
 mod cases;
 mod drive;
+mod opencode;
 mod trim;
 
 use std::path::{Path, PathBuf};
@@ -19,10 +20,13 @@ use clap::Parser;
 use karta_harness::transcript::Step;
 use karta_model::{Options, Server};
 
-/// Records sessions of the real Claude Code
+/// Records sessions of a real harness
 #[derive(Debug, Parser)]
 struct Args {
-    /// The real binary: `karta harness install claude-code` prints it
+    /// Whose: `claude-code` or `opencode`
+    #[arg(long, default_value = "claude-code", value_parser = ["claude-code", "opencode"])]
+    harness: String,
+    /// The real binary: `karta harness install …` prints it
     program: PathBuf,
     /// Where the transcripts go
     folder: PathBuf,
@@ -34,6 +38,11 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let runtime = tokio::runtime::Runtime::new()?;
     let program = args.program.to_str().context("the program's path is not UTF-8")?;
+    if args.harness == "opencode" {
+        let failed = runtime.block_on(opencode::record(program, &args.folder, &args.only))?;
+        anyhow::ensure!(failed.is_empty(), "not recorded: {}", failed.join(", "));
+        return Ok(());
+    }
     let root = tempfile::tempdir()?;
     let mut failed = Vec::new();
     for (number, case) in cases::all().into_iter().enumerate() {
