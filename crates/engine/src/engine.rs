@@ -13,6 +13,7 @@ use karta_types::{Clock, ErrorCode, OrgId, Rng, Secret};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::control::budgets::RENEWAL;
+use crate::control::encryption::LocalKeys;
 use crate::control::keys::{Environment, NewKey};
 use crate::control::local::Local;
 use crate::data::channels::Channels;
@@ -149,7 +150,10 @@ impl Builder {
             Durability::Power => karta_store::Durability::Power,
         };
         let store = Store::open(Options { url, durability, keys: keyring.clone() }).await?;
-        let control = Arc::new(Local::new(store.clone(), keyring.clone(), clock.clone()));
+        let encryption =
+            Arc::new(LocalKeys::open(&settings.data.join("keys").join("kek"), clock.clone(), rng.clone())?);
+        let control =
+            Arc::new(Local::new(store.clone(), keyring.clone(), clock.clone(), rng.clone(), encryption));
         let gate: Arc<dyn Gate> = control.clone();
         let channels = Arc::new(Channels::new(keyring.clone()));
         let config = gateway::Config::from_settings(&settings)

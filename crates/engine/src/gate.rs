@@ -4,8 +4,12 @@ use std::fmt;
 
 use async_trait::async_trait;
 use karta_store::{Spender, UsageRow, Want};
+use karta_types::provider_key::KeyProvider;
 use karta_types::scope::Scopes;
-use karta_types::{KeyId, Micros, ModelCallId, OrgId, Problem, ProjectId, SessionTokenId, Usage, UserId};
+use karta_types::{
+    KeyId, Micros, ModelCallId, OrgId, Problem, ProjectId, ProviderKeyId, Secret, SessionTokenId, TurnId,
+    Usage, UserId,
+};
 
 use crate::Result;
 
@@ -111,6 +115,17 @@ impl Hold {
     }
 }
 
+/// An organisation's own key for a model provider.
+#[derive(Debug, Clone)]
+pub struct Credential {
+    /// Its id.
+    pub id: ProviderKeyId,
+    /// The provider.
+    pub provider: KeyProvider,
+    /// Its text: put into one request, and nowhere else.
+    pub key: Secret,
+}
+
 /// What the data plane asks.
 #[async_trait]
 pub trait Gate: Send + Sync {
@@ -137,6 +152,12 @@ pub trait Gate: Send + Sync {
 
     /// Gives a hold back: the call used nothing.
     async fn release(&self, hold: Hold) -> Result<()>;
+
+    /// The organisation's own key for the first of these providers that it has one for, and which.
+    async fn credential(&self, org: OrgId, providers: &[KeyProvider]) -> Result<Option<Credential>>;
+
+    /// Tells the audit log what the platform did for an organisation.
+    async fn told(&self, org: OrgId, action: &str, resource: String, turn: Option<TurnId>) -> Result<()>;
 
     /// Counts what was used without a hold: by harnesses whose models pass no gateway. The same id again is a no-op.
     async fn record(&self, used: UsageRow) -> Result<()>;

@@ -68,13 +68,21 @@ pub enum Scripted {
 }
 
 /// Model providers.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Providers {
+    /// Whether organisations without a key of their own use the platform's.
+    pub platform_keys: bool,
     /// Anthropic.
     pub anthropic: Option<Provider>,
     /// `OpenAI`.
     pub openai: Option<Provider>,
+}
+
+impl Default for Providers {
+    fn default() -> Self {
+        Self { platform_keys: true, anthropic: None, openai: None }
+    }
 }
 
 /// How to reach a provider.

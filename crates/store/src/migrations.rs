@@ -37,6 +37,7 @@ const ALL: &[Migration] = &[
     migration!(2, "0002_audit", dialects),
     migration!(3, "0003_keys"),
     migration!(4, "0004_budgets"),
+    migration!(5, "0005_provider_keys"),
 ];
 
 /// What keeps two servers from changing one PostgreSQL database at once: a number nobody else has a reason to lock.

@@ -12,6 +12,7 @@ pub mod key;
 pub mod message;
 pub mod money;
 pub mod page;
+pub mod provider_key;
 pub mod release;
 pub mod rng;
 pub mod scope;

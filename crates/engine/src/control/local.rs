@@ -3,21 +3,26 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use karta_store::{Keyring, Spender, Store, UsageRow, Want};
-use karta_types::{Clock, Micros, Problem, Usage};
+use karta_store::{AuditEntry, Keyring, Spender, Store, UsageRow, Want};
+use karta_types::provider_key::KeyProvider;
+use karta_types::{AuditId, Clock, Micros, OrgId, Problem, Rng, TurnId, Usage};
 
 use crate::Result;
 use crate::control::budgets::Budgets;
+use crate::control::encryption::{self, KeyEncryption};
 use crate::control::keys::Cache;
-use crate::gate::{Gate, Hold, Principal};
+use crate::control::provider_keys;
+use crate::gate::{Actor, Credential, Gate, Hold, Principal};
 
 /// The control plane in this process.
 pub struct Local {
     store: Store,
     keyring: Keyring,
     clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
     keys: Cache,
     budgets: Budgets,
+    encryption: Arc<dyn KeyEncryption>,
 }
 
 impl std::fmt::Debug for Local {
@@ -28,9 +33,20 @@ impl std::fmt::Debug for Local {
 
 impl Local {
     /// Over this store.
-    pub fn new(store: Store, keyring: Keyring, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        store: Store,
+        keyring: Keyring,
+        clock: Arc<dyn Clock>,
+        rng: Arc<dyn Rng>,
+        encryption: Arc<dyn KeyEncryption>,
+    ) -> Self {
         let budgets = Budgets::new(store.clone());
-        Self { store, keyring, clock, keys: Cache::default(), budgets }
+        Self { store, keyring, clock, rng, keys: Cache::default(), budgets, encryption }
+    }
+
+    /// What wraps data keys.
+    pub fn encryption(&self) -> &dyn KeyEncryption {
+        &*self.encryption
     }
 
     /// What is set aside.
@@ -68,6 +84,35 @@ impl Gate for Local {
 
     async fn release(&self, hold: Hold) -> Result<()> {
         self.budgets.release(hold).await
+    }
+
+    async fn credential(&self, org: OrgId, providers: &[KeyProvider]) -> Result<Option<Credential>> {
+        for provider in providers {
+            // Read for each request: a key that was erased or replaced is not used once more.
+            if let Some(row) = self.store.provider_key_get(org, *provider).await? {
+                let context = provider_keys::context(row.org, row.id);
+                let key = encryption::open(&*self.encryption, &context, &provider_keys::sealed(&row)).await?;
+                return Ok(Some(Credential { id: row.id, provider: row.provider, key }));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn told(&self, org: OrgId, action: &str, resource: String, turn: Option<TurnId>) -> Result<()> {
+        let entry = AuditEntry {
+            id: AuditId::new(&*self.clock, &*self.rng),
+            org,
+            at: self.clock.now(),
+            actor: Actor::System.to_string(),
+            action: action.to_owned(),
+            resource,
+            request: None,
+            address: None,
+            before: None,
+            after: None,
+            reason: turn.map(|turn| turn.to_string()),
+        };
+        Ok(self.store.audit_append(entry).await?)
     }
 
     async fn record(&self, used: UsageRow) -> Result<()> {

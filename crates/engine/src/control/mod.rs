@@ -3,7 +3,9 @@
 pub mod api_keys;
 pub mod audit;
 pub mod budgets;
+pub mod encryption;
 pub mod keys;
 pub mod local;
+pub mod provider_keys;
 pub mod replies;
 pub mod usage;

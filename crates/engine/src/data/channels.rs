@@ -1,17 +1,18 @@
 //! The model gateway's view of sessions: which token is whose, what may still be spent, what was used.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use karta_store::{Dearest, Keyring, Spender, UsageRow, Want};
-use karta_types::{Clock, Problem, Rng, Secret};
+use karta_types::provider_key::KeyProvider;
+use karta_types::{Clock, ErrorCode, Problem, ProviderKeyId, Rng, Secret, TurnId};
 use tokio::sync::mpsc;
 
 use crate::control::budgets::HOLD;
 use crate::data::turn::meter::Meter;
 use crate::gate::{Gate, Hold};
-use crate::gateway::{Admitted, Authority, Bound, Call, Channel, Refused, Trouble, Used};
+use crate::gateway::{Admitted, Authority, Bound, Call, Channel, Own, Provider, Refused, Trouble, Used};
 
 /// Tokens of processes that run, by their keyed hash.
 pub struct Channels {
@@ -33,6 +34,10 @@ pub struct SessionChannel {
     pub meter: Arc<Meter>,
     /// The control plane.
     pub gate: Arc<dyn Gate>,
+    /// Whether organisations without a key of their own use the platform's.
+    pub platform_keys: bool,
+    /// The own key that the running turn was seen to use.
+    pub used_key: Mutex<Option<(Option<TurnId>, ProviderKeyId)>>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Tells the runner that nothing is left.
@@ -105,6 +110,38 @@ impl SessionChannel {
 
 #[async_trait]
 impl Channel for SessionChannel {
+    async fn credential(&self, provider: Provider) -> Result<Option<Own>, Box<Problem>> {
+        let wanted: &[KeyProvider] = match provider {
+            Provider::Anthropic => &[KeyProvider::Anthropic],
+            Provider::OpenAi | Provider::OpenRouter => &[KeyProvider::Openai, KeyProvider::Openrouter],
+        };
+        let found = self.gate.credential(self.spender.org, wanted).await.map_err(|error| {
+            tracing::error!(session = %self.spender.session, error = error.chain(), "opening a provider key");
+            let detail = "the organisation's provider key can't be opened; set it anew";
+            Box::new(Problem::new(ErrorCode::ProviderKeyRejected, detail))
+        })?;
+        if found.is_none() && !self.platform_keys {
+            let detail = "this server lends no key of its own: set one with `karta provider-keys set`";
+            return Err(Box::new(Problem::new(ErrorCode::ProviderKeyRejected, detail)));
+        }
+        let Some(found) = found else { return Ok(None) };
+        let use_now = Some((self.meter.turn().0, found.id));
+        let before =
+            std::mem::replace(&mut *self.used_key.lock().unwrap_or_else(PoisonError::into_inner), use_now);
+        // Once for each turn.
+        if before != use_now {
+            let resource = format!("{}/{}", found.provider, found.id);
+            let turn = self.meter.turn().0;
+            let told = self.gate.told(self.spender.org, "provider_key.use", resource, turn).await;
+            self.log("telling the audit log of a key's use", told);
+        }
+        let provider = match found.provider {
+            KeyProvider::Openrouter => Provider::OpenRouter,
+            _ => provider,
+        };
+        Ok(Some(Own { provider, key: found.key }))
+    }
+
     async fn admit(&self, call: &Call, bound: &Bound, price: Option<Dearest>) -> Result<Admitted, Refused> {
         let (turn, release) = self.meter.turn();
         let want = Want {

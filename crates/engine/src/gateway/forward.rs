@@ -53,20 +53,27 @@ pub(super) async fn forward(
     let Ok(mut asked) = serde_json::from_slice::<Value>(&body) else {
         return refuse(provider, 400, "invalid_request_error", "the request's body is not JSON");
     };
-    let Some(upstream) = shared.config.upstreams.iter().find(|upstream| upstream.provider == provider) else {
+    let own = match channel.credential(provider).await {
+        Ok(own) => own,
+        Err(problem) => return refuse(provider, 401, "authentication_error", &problem.detail),
+    };
+    let at = own.as_ref().map_or(provider, |own| own.provider);
+    let upstream = shared.config.upstreams.iter().find(|upstream| upstream.provider == at);
+    let key = own.map(|own| own.key).or_else(|| upstream.and_then(|upstream| upstream.key.clone()));
+    let (Some(upstream), Some(key)) = (upstream, key) else {
         let message = format!("this server has no key for {}; set it and try again", provider.as_str());
         return refuse(provider, 401, "authentication_error", &message);
     };
     let call = Call {
         id: ModelCallId::new(&*shared.clock, &*shared.rng),
-        provider,
+        provider: at,
         model: asked.get("model").and_then(Value::as_str).unwrap_or_default().chars().take(200).collect(),
         streaming: asked.get("stream").and_then(Value::as_bool).unwrap_or(false),
         at: shared.clock.now(),
     };
     let mut headers = passed_headers(&parts.headers, dialect);
-    if dialect.authorize(&mut headers, &upstream.key).is_err() {
-        return refuse(provider, 401, "authentication_error", "the provider key of this server is not one");
+    if dialect.authorize(&mut headers, &key).is_err() {
+        return refuse(provider, 401, "authentication_error", "the provider's key is not one");
     }
     let held = if route.metered {
         let leaving = Leaving { shared, channel: &*channel, call: &call, upstream, headers: &headers };

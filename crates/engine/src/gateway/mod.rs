@@ -43,15 +43,15 @@ pub struct Config {
     pub idle_timeout: Duration,
 }
 
-/// A provider, and the key for it.
+/// A provider, and the platform's key for it.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     /// Which.
     pub provider: Provider,
     /// Where: the routes of its API are appended to it.
     pub base_url: String,
-    /// The key.
-    pub key: Secret,
+    /// The platform's key; absent where organisations bring their own.
+    pub key: Option<Secret>,
 }
 
 /// What went wrong while starting.
@@ -69,6 +69,15 @@ pub enum Error {
     /// The client to the providers can't be made.
     #[error("setting up the client to the providers")]
     Client(#[source] reqwest::Error),
+}
+
+/// An organisation's own key, and where it is good.
+#[derive(Debug, Clone)]
+pub struct Own {
+    /// The provider, which may be another one of the same dialect.
+    pub provider: Provider,
+    /// Its text.
+    pub key: Secret,
 }
 
 /// One model call.
@@ -137,6 +146,8 @@ pub trait Authority: Send + Sync {
 /// One session, as the gateway sees it.
 #[async_trait]
 pub trait Channel: Send + Sync {
+    /// The organisation's own key for a provider of this dialect. `None`: the platform's is used, where there is one.
+    async fn credential(&self, provider: Provider) -> Result<Option<Own>, Box<Problem>>;
     /// May this call leave? Asked before a byte of it does.
     async fn admit(&self, call: &Call, bound: &Bound, price: Option<Dearest>) -> Result<Admitted, Refused>;
     /// It may not leave, and that is final: the turn ends.
@@ -170,16 +181,15 @@ impl Config {
         let configured = [
             (Provider::Anthropic, &settings.providers.anthropic),
             (Provider::OpenAi, &settings.providers.openai),
+            (Provider::OpenRouter, &None),
         ];
         for (provider, configured) in configured {
-            if let Some(configured) = configured {
-                let base = configured.base_url.as_deref().unwrap_or_else(|| provider.default_base());
-                upstreams.push(Upstream {
-                    provider,
-                    base_url: base.trim_end_matches('/').to_owned(),
-                    key: configured.key.clone(),
-                });
-            }
+            let base = configured.as_ref().and_then(|configured| configured.base_url.as_deref());
+            upstreams.push(Upstream {
+                provider,
+                base_url: base.unwrap_or_else(|| provider.default_base()).trim_end_matches('/').to_owned(),
+                key: configured.as_ref().map(|configured| configured.key.clone()),
+            });
         }
         Ok(Self {
             listen: settings.gateway_listen,

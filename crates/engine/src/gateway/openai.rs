@@ -12,6 +12,8 @@ use super::bound::Bound;
 use super::provider::{Dialect, Route, Seen, count, hidden};
 
 pub(super) const BASE: &str = "https://api.openai.com";
+/// As its public reference says: `/v1/chat/completions` and `/v1/responses` under it.
+pub(super) const OPENROUTER: &str = "https://openrouter.ai/api";
 
 const CHAT: &str = "/v1/chat/completions";
 

@@ -15,9 +15,11 @@ pub enum Provider {
     Anthropic,
     /// `OpenAI`.
     OpenAi,
+    /// `OpenRouter`, in `OpenAI`'s dialect: reached only with an organisation's own key.
+    OpenRouter,
 }
 
-/// Every provider.
+/// Every provider that has routes of its own.
 pub(super) const ALL: &[Provider] = &[Provider::Anthropic, Provider::OpenAi];
 
 /// What one provider's dialect is.
@@ -88,6 +90,7 @@ impl Provider {
         match self {
             Self::Anthropic => "anthropic",
             Self::OpenAi => "openai",
+            Self::OpenRouter => "openrouter",
         }
     }
 
@@ -96,13 +99,14 @@ impl Provider {
         match self {
             Self::Anthropic => anthropic::BASE,
             Self::OpenAi => openai::BASE,
+            Self::OpenRouter => openai::OPENROUTER,
         }
     }
 
     pub(super) fn dialect(self) -> &'static dyn Dialect {
         match self {
             Self::Anthropic => &anthropic::Anthropic,
-            Self::OpenAi => &openai::OpenAi,
+            Self::OpenAi | Self::OpenRouter => &openai::OpenAi,
         }
     }
 }

@@ -11,8 +11,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use karta_engine::gate::Hold;
 use karta_engine::gateway::{
-    Admitted, Authority, Bound, Call, Channel, Config, Gateway, Prices, Provider, Refused, Trouble, Upstream,
-    Used,
+    Admitted, Authority, Bound, Call, Channel, Config, Gateway, Own, Prices, Provider, Refused, Trouble,
+    Upstream, Used,
 };
 use karta_store::Dearest;
 use karta_types::{ErrorCode, Problem, Secret, Usage};
@@ -65,6 +65,8 @@ struct Session {
     noted: Mutex<Vec<Used>>,
     unused: Mutex<usize>,
     bounds: Mutex<Vec<Bound>>,
+    /// The organisation's own key.
+    own: Option<String>,
     /// Input and output that there is room for; absent is as much as is asked.
     room: Option<(u64, u64)>,
 }
@@ -79,6 +81,11 @@ impl Authority for Keys {
 
 #[async_trait]
 impl Channel for Session {
+    async fn credential(&self, provider: Provider) -> Result<Option<Own>, Box<Problem>> {
+        let own = self.own.clone();
+        Ok(own.map(|key| Own { provider, key: Secret::new(key) }))
+    }
+
     async fn admit(&self, call: &Call, bound: &Bound, _: Option<Dearest>) -> Result<Admitted, Refused> {
         self.bounds.lock().unwrap().push(*bound);
         let (input, output) = self.room.unwrap_or((u64::MAX, u64::MAX));
@@ -128,7 +135,7 @@ impl Rig {
         #[expect(clippy::disallowed_methods, reason = "aborted at the end of the test")]
         let provider = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         let upstream =
-            |provider| Upstream { provider, base_url: base.clone(), key: Secret::new(KEY.to_owned()) };
+            |provider| Upstream { provider, base_url: base.clone(), key: Some(Secret::new(KEY.to_owned())) };
         let config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
             upstreams: vec![upstream(Provider::Anthropic), upstream(Provider::OpenAi)],
@@ -294,6 +301,20 @@ async fn what_may_not_leave_does_not() {
     let seen: Vec<_> = refused.fake.0.lock().unwrap().seen.iter().map(|seen| seen.0.clone()).collect();
     assert_eq!(seen, ["/v1/messages/count_tokens"; 2], "the gateway asked for the exact count first");
     refused.end().await;
+}
+
+#[tokio::test]
+async fn an_organisations_own_key_goes_in_the_place_of_the_platforms() {
+    let rig = Rig::new(Session { own: Some("sk-own-planted".to_owned()), ..Session::default() }).await;
+    rig.answers(200, SSE, STREAM);
+    rig.post(rig.messages(), "{}").await.bytes().await.unwrap();
+    let chat = format!("{}/chat/completions", rig.gateway.openai_url());
+    rig.post(chat, "{}").await.bytes().await.unwrap();
+    let seen = std::mem::take(&mut rig.fake.0.lock().unwrap().seen);
+    assert_eq!(seen[0].1["x-api-key"], "sk-own-planted");
+    assert_eq!(seen[1].1["authorization"], "Bearer sk-own-planted");
+    assert!(!format!("{seen:?}").contains(KEY), "the platform's key stays out of it");
+    rig.end().await;
 }
 
 #[tokio::test]

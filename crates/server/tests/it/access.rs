@@ -36,6 +36,9 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/budgets", "read"),
     ("PUT", "/v1/budgets/{level}/{id}", "admin"),
     ("DELETE", "/v1/budgets/{level}/{id}", "admin"),
+    ("GET", "/v1/provider-keys", "admin"),
+    ("PUT", "/v1/provider-keys/{provider}", "admin"),
+    ("DELETE", "/v1/provider-keys/{provider}", "admin"),
     ("GET", "/v1/keys", "admin"),
     ("POST", "/v1/keys", "admin"),
     ("GET", "/v1/keys/{key}", "admin"),
@@ -80,6 +83,7 @@ fn body(path: &str) -> Value {
     match path.rsplit('/').next().unwrap() {
         "messages" => json!({"text": "hello"}),
         "sessions" if path.starts_with("/v1/sessions") => json!({"project": "app"}),
+        "{provider}" => json!({"key": "sk-foreign-0123456789"}),
         "{id}" => json!({"cost_micros": 1}),
         "keys" => json!({"name": "foreign", "scopes": ["read"]}),
         "{request}" => json!({"decision": "deny"}),
@@ -109,6 +113,7 @@ async fn every_route_asks_who_and_foreign_is_not_found() {
             .replace("{turn}", turn)
             .replace("{request}", request)
             .replace("{key}", key)
+            .replace("{provider}", "nobody")
             .replace("{level}", "session")
             .replace("{id}", session)
             .replace("{version}", "1");

@@ -9,6 +9,7 @@ mod faults;
 mod inputs;
 mod messages;
 mod operations;
+mod provider_keys;
 mod repeat;
 mod sessions;
 mod support;

@@ -217,9 +217,9 @@ for line in sys.stdin:
 #[tokio::test]
 #[ignore = "needs the real harnesses: ./test runs it"]
 async fn no_provider_key_reaches_the_agent_and_what_it_uses_is_metered() {
-    let karta = Karta::serve_with(APP, "[budget]\ntotal_tokens = 400\n", Options::default()).await;
+    let karta = Karta::serve_with(APP, "[budget]\ntotal_tokens = 200000\n", Options::default()).await;
     let session = karta.session().await;
-    let look = r#"go SCRIPT: [{"tool":"Bash","input":{"command":"env; cat /proc/self/environ; echo $ANTHROPIC_BASE_URL > base.txt","description":"x"}},{"text":"ok","usage":{"input_tokens":300,"output_tokens":50,"cache_read_tokens":70,"cache_write_tokens":30}}]"#;
+    let look = r#"go SCRIPT: [{"tool":"Bash","input":{"command":"env; cat /proc/self/environ; echo $ANTHROPIC_BASE_URL > base.txt","description":"x"}},{"text":"ok","usage":{"input_tokens":300000,"output_tokens":50,"cache_read_tokens":70,"cache_write_tokens":30}}]"#;
     let events = karta.turn(session, look, yes).await;
     let (output, _) = &results(&events)[0];
     assert!(output.contains("ANTHROPIC_BASE_URL=http://127.0.0.1:"), "{output}");
@@ -242,6 +242,51 @@ async fn no_provider_key_reaches_the_agent_and_what_it_uses_is_metered() {
     assert_eq!(refused.code().map(karta_types::ErrorCode::as_str), Some("budget_exhausted"), "{refused:?}");
     let (log, data) = karta.stop().await;
     assert!(!log.contains(PLANTED), "the log shows the provider's key");
+    nowhere(&data.path().join("data"));
+}
+
+#[tokio::test]
+#[ignore = "needs the real harnesses: ./test runs it"]
+async fn a_call_that_there_is_no_room_for_never_leaves_and_ends_the_turn() {
+    let karta = Karta::serve_with(APP, "[budget]\ntotal_tokens = 1000\n", Options::default()).await;
+    let session = karta.session().await;
+    let events = karta.turn(session, "hello", yes).await;
+    assert_eq!(status(&events), TurnState::BudgetExhausted, "{events:#?}");
+    assert_eq!(error_code(&events).as_deref(), Some("budget_exhausted"));
+    let left = karta.model.requests().into_iter().filter(|request| !request.path.contains("count_tokens"));
+    assert_eq!(left.count(), 0, "only the exact count was asked for");
+    karta.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real harnesses: ./test runs it"]
+async fn an_organisations_own_key_is_put_in_and_a_rejected_one_is_told() {
+    let own = format!("{PLANTED}-own");
+    let options = Options { required_key: Some(own.clone()), ..Options::default() };
+    let karta = Karta::serve_with(APP, "", options).await;
+    let session = karta.session().await;
+    let (server, key) = karta.address();
+    let url = format!("{server}/v1/provider-keys/anthropic");
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let set = http.put(&url).bearer_auth(&key).json(&serde_json::json!({"key": own})).send().await.unwrap();
+    assert_eq!(set.status(), 200);
+    let look = r#"go SCRIPT: [{"tool":"Bash","input":{"command":"env; cat /proc/self/environ","description":"x"}},{"text":"ok"}]"#;
+    let events = karta.turn(session, look, yes).await;
+    assert!(!results(&events)[0].0.contains(PLANTED), "no provider key enters the sandbox");
+    let requests = karta.model.requests();
+    assert!(!requests.is_empty() && requests.iter().all(|request| request.key() == Some(own.as_str())));
+    let events = karta.turn(session, r#"go SCRIPT: [{"status":401}]"#, yes).await;
+    assert_eq!(error_code(&events).as_deref(), Some("provider_key_rejected"));
+    // Erased, the next call goes with the platform's.
+    assert_eq!(http.delete(&url).bearer_auth(&key).send().await.unwrap().status(), 204);
+    let events = karta.turn(session, "hello", yes).await;
+    assert_eq!(error_code(&events).as_deref(), Some("provider_key_rejected"));
+    assert_eq!(karta.model.requests().last().unwrap().key(), Some(PLANTED));
+    let audit = http.get(format!("{}/v1/audit?action=provider_key.use", server)).bearer_auth(&key);
+    let audit: serde_json::Value = audit.send().await.unwrap().json().await.unwrap();
+    assert_eq!(audit["data"].as_array().unwrap().len(), 2, "one use for each turn: {audit}");
+    let (log, data) = karta.stop().await;
+    assert!(!log.contains(PLANTED), "the log shows a provider's key");
     nowhere(&data.path().join("data"));
 }
 

@@ -59,11 +59,18 @@ impl Karta {
         std::fs::create_dir_all(data.path().join("data")).unwrap();
         std::os::unix::fs::symlink(harnesses(), data.path().join("data/harnesses")).unwrap();
         std::fs::write(data.path().join("settings.toml"), settings).unwrap();
-        let options = Options { required_key: Some(PLANTED.to_owned()), ..options };
+        let options = Options { required_key: options.required_key.or(Some(PLANTED.to_owned())), ..options };
         let model = Server::start(options).await.unwrap();
         let (child, client, log, listen) =
             start(data.path(), &folder, &model.base_url(), "127.0.0.1:0").await;
         Self { data, folder, client, model, log, child, listen }
+    }
+
+    /// The server's address and key.
+    pub(crate) fn address(&self) -> (String, String) {
+        let about = std::fs::read(self.data.path().join("data/dev.json")).unwrap();
+        let about: serde_json::Value = serde_json::from_slice(&about).unwrap();
+        (about["url"].as_str().unwrap().to_owned(), about["key"].as_str().unwrap().to_owned())
     }
 
     /// Kills the server like a power cut of the process, and starts it again on the same data and port.

@@ -127,6 +127,8 @@ impl Runner {
                 spender: self.spender(self.row.key),
                 meter: self.meter.clone(),
                 gate: self.engine.gate().clone(),
+                platform_keys: self.engine.settings().providers.platform_keys,
+                used_key: std::sync::Mutex::default(),
                 clock: self.engine.shared_clock(),
                 exhausted: self.exhausted_to(),
             },

@@ -1,0 +1,138 @@
+//! Model providers' keys of organisations: set, listed, erased, put in by the gateway.
+
+use karta_store::ProviderKeyRow;
+use karta_types::provider_key::{KeyProvider, ProviderKey};
+use karta_types::{ErrorCode, OrgId, ProviderKeyId, Secret};
+
+use crate::control::audit::digest;
+use crate::control::encryption::{self, Sealed};
+use crate::{Engine, Error, Principal, Result};
+
+/// Keys wrapped anew in one step.
+const STEP: u32 = 100;
+
+/// What a key is bound to: in another row it does not open.
+pub(crate) fn context(org: OrgId, id: ProviderKeyId) -> Vec<u8> {
+    format!("provider_key\0{org}\0{id}").into_bytes()
+}
+
+/// The row's sealed part.
+pub(crate) fn sealed(row: &ProviderKeyRow) -> Sealed {
+    Sealed { kek: row.kek.clone(), wrapped: row.wrapped.clone(), sealed: row.sealed.clone() }
+}
+
+impl Engine {
+    /// Sets the organisation's key for a provider. The one before it is erased.
+    ///
+    /// # Errors
+    /// `invalid_request` for what is no key, and for a provider whose calls this version can't sign; `forbidden` for a key that is for
+    /// one project.
+    pub async fn set_provider_key(
+        &self,
+        who: &Principal,
+        provider: KeyProvider,
+        text: &Secret,
+    ) -> Result<ProviderKey> {
+        whole_org(who)?;
+        if matches!(provider, KeyProvider::Bedrock | KeyProvider::Vertex) {
+            return Err(Error::invalid(
+                "/provider",
+                format!(
+                    "calls to {provider} are signed in a way that this version does not know; use anthropic, openai or openrouter"
+                ),
+            ));
+        }
+        let plain = text.expose();
+        let fine = (8..=512).contains(&plain.len()) && plain.bytes().all(|byte| byte.is_ascii_graphic());
+        if !fine {
+            return Err(Error::invalid("/key", "a provider's key has 8 to 512 visible ASCII characters"));
+        }
+        let id = ProviderKeyId::new(self.clock(), self.rng());
+        let keys = self.control().encryption();
+        let Sealed { kek, wrapped, sealed } =
+            encryption::seal(keys, self.rng(), &context(who.org, id), plain.as_bytes()).await?;
+        let row = ProviderKeyRow {
+            id,
+            org: who.org,
+            provider,
+            last4: plain[plain.len() - 4..].to_owned(),
+            kek,
+            wrapped,
+            sealed,
+            created_by: who.actor.to_string(),
+            created_at: self.clock().now(),
+        };
+        let shown = show(&row);
+        let mut told = self.told(who, "provider_key.set", format!("{provider}/{id}"));
+        told.after = Some(digest(&shown)?);
+        self.store().provider_key_set(row, told).await?;
+        Ok(shown)
+    }
+
+    /// The organisation's keys.
+    ///
+    /// # Errors
+    /// The store can't read.
+    pub async fn provider_keys(&self, who: &Principal) -> Result<Vec<ProviderKey>> {
+        whole_org(who)?;
+        Ok(self.store().provider_key_list(who.org).await?.iter().map(show).collect())
+    }
+
+    /// Erases the organisation's key for a provider: the next call goes without it.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn erase_provider_key(&self, who: &Principal, provider: KeyProvider) -> Result<()> {
+        whole_org(who)?;
+        let Some(row) = self.store().provider_key_get(who.org, provider).await? else {
+            return Err(Error::not_found("provider key"));
+        };
+        let mut told = self.told(who, "provider_key.erase", format!("{provider}/{}", row.id));
+        told.before = Some(digest(&show(&row))?);
+        let erased = self.store().provider_key_erase(who.org, provider, self.clock().now(), told).await?;
+        if erased { Ok(()) } else { Err(Error::not_found("provider key")) }
+    }
+
+    /// Makes a new key-encryption key and wraps every data key with it. Calls go on meanwhile. Answers how many were wrapped anew.
+    ///
+    /// # Errors
+    /// A data key can't be unwrapped; those before it are done.
+    pub async fn rotate_key_encryption(&self) -> Result<u64> {
+        let keys = self.control().encryption();
+        let current = keys.rotate().await?;
+        let mut done = 0;
+        loop {
+            let rows = self.store().provider_keys_not_under(&current, STEP).await?;
+            if rows.is_empty() {
+                return Ok(done);
+            }
+            for row in rows {
+                let context = context(row.org, row.id);
+                let data_key = keys.unwrap(&row.kek, &context, &row.wrapped).await?;
+                let (kek, wrapped) = keys.wrap(&context, data_key.expose()).await?;
+                self.store().provider_key_rewrap(&row, kek, wrapped).await?;
+                done += 1;
+            }
+        }
+    }
+}
+
+fn whole_org(who: &Principal) -> Result<()> {
+    if who.project.is_some() {
+        return Err(Error::told(
+            ErrorCode::Forbidden,
+            "your key is for one project; provider keys are the whole organisation's",
+        ));
+    }
+    Ok(())
+}
+
+fn show(row: &ProviderKeyRow) -> ProviderKey {
+    ProviderKey {
+        id: row.id,
+        provider: row.provider,
+        last4: row.last4.clone(),
+        created_by: row.created_by.clone(),
+        created_at: row.created_at,
+    }
+}
