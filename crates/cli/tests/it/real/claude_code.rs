@@ -282,7 +282,7 @@ async fn an_organisations_own_key_is_put_in_and_a_rejected_one_is_told() {
     let events = karta.turn(session, "hello", yes).await;
     assert_eq!(error_code(&events).as_deref(), Some("provider_key_rejected"));
     assert_eq!(karta.model.requests().last().unwrap().key(), Some(PLANTED));
-    let audit = http.get(format!("{}/v1/audit?action=provider_key.use", server)).bearer_auth(&key);
+    let audit = http.get(format!("{server}/v1/audit?action=provider_key.use")).bearer_auth(&key);
     let audit: serde_json::Value = audit.send().await.unwrap().json().await.unwrap();
     assert_eq!(audit["data"].as_array().unwrap().len(), 2, "one use for each turn: {audit}");
     let (log, data) = karta.stop().await;

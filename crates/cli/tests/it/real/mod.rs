@@ -59,7 +59,8 @@ impl Karta {
         std::fs::create_dir_all(data.path().join("data")).unwrap();
         std::os::unix::fs::symlink(harnesses(), data.path().join("data/harnesses")).unwrap();
         std::fs::write(data.path().join("settings.toml"), settings).unwrap();
-        let options = Options { required_key: options.required_key.or(Some(PLANTED.to_owned())), ..options };
+        let options =
+            Options { required_key: options.required_key.or_else(|| Some(PLANTED.to_owned())), ..options };
         let model = Server::start(options).await.unwrap();
         let (child, client, log, listen) =
             start(data.path(), &folder, &model.base_url(), "127.0.0.1:0").await;
