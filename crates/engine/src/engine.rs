@@ -191,6 +191,7 @@ impl Builder {
         engine.recover().await?;
         let keeper = engine.clone();
         engine.keep_budgets().await;
+        engine.keep_keys().await;
         let budgets = engine.clone();
         engine.tasks().every(RENEWAL, move || {
             let engine = budgets.clone();

@@ -1,14 +1,15 @@
 //! The seam between the planes: what the data plane asks the control plane, and nothing else.
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use karta_store::{Spender, UsageRow, Want};
 use karta_types::provider_key::KeyProvider;
 use karta_types::scope::Scopes;
 use karta_types::{
-    KeyId, Micros, ModelCallId, OrgId, Problem, ProjectId, ProviderKeyId, Secret, SessionTokenId, TurnId,
-    Usage, UserId,
+    KeyId, Micros, ModelCallId, OrgId, Problem, ProjectId, ProviderKeyId, Secret, SessionId, SessionTokenId,
+    TurnId, Usage, UserId,
 };
 
 use crate::Result;
@@ -87,14 +88,34 @@ pub struct Principal {
     pub scopes: Scopes,
     /// The one project they may touch, if they are restricted.
     pub project: Option<ProjectId>,
+    /// What an end user's browser is held to.
+    pub restriction: Option<Arc<Restriction>>,
     /// The request they act by.
     pub origin: Origin,
+}
+
+/// What a session token is held to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restriction {
+    /// The end user: every session is theirs.
+    pub end_user: String,
+    /// The one session.
+    pub session: Option<SessionId>,
+    /// Where its pages come from.
+    pub origins: Vec<String>,
 }
 
 impl Principal {
     /// The platform itself, acting in an organisation.
     pub fn system(org: OrgId) -> Self {
-        Self { org, actor: Actor::System, scopes: Scopes::all(), project: None, origin: Origin::default() }
+        Self {
+            org,
+            actor: Actor::System,
+            scopes: Scopes::all(),
+            project: None,
+            restriction: None,
+            origin: Origin::default(),
+        }
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Settings {
     pub folder: Folder,
     /// Environment variables let through to harnesses, by name. Never put secrets of the platform here.
     pub pass_env: Vec<String>,
+    /// Where pages come from that browsers may read our answers on, beside the origins of session tokens: `https://app.example.com`.
+    pub cors_origins: Vec<String>,
     /// Prices that differ from the list, by model.
     pub prices: BTreeMap<String, karta_types::money::Price>,
     /// How the scripted harness runs: in memory, or as a real child process.
@@ -183,6 +185,7 @@ impl Default for Settings {
             budget: Caps::default(),
             folder: Folder::default(),
             pass_env: Vec::new(),
+            cors_origins: Vec::new(),
             prices: BTreeMap::new(),
             scripted: Scripted::default(),
         }

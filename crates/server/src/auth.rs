@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 
-use axum::extract::{ConnectInfo, FromRequestParts};
-use axum::http::header::AUTHORIZATION;
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath};
+use axum::http::Method;
+use axum::http::header::{AUTHORIZATION, ORIGIN};
 use axum::http::request::Parts;
-use karta_engine::gate::Origin;
+use karta_engine::gate::{Origin, Restriction};
 use karta_engine::{Engine, Error, Principal};
 use karta_types::ErrorCode;
 use karta_types::scope::Scope;
@@ -51,6 +52,9 @@ impl<const SCOPE: u8> FromRequestParts<Engine> for May<SCOPE> {
             request: crate::serve::current_request_id(),
             address: parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_string()),
         };
+        if let Some(held) = &who.restriction {
+            check_browser(held, parts)?;
+        }
         let wanted = scope_of(SCOPE);
         if !who.scopes.has(wanted) {
             let has = who.scopes.to_string();
@@ -62,4 +66,26 @@ impl<const SCOPE: u8> FromRequestParts<Engine> for May<SCOPE> {
         }
         Ok(Self(who))
     }
+}
+
+/// What of the project family a session token reaches: sessions and turns, nothing that erases or configures.
+fn check_browser(held: &Restriction, parts: &Parts) -> Result<(), Failure> {
+    let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let rest = path.strip_prefix("/v1/projects/{project}");
+    let family = rest.is_some_and(|rest| rest.starts_with("/sessions") || rest == "/messages");
+    let harmless = parts.method != Method::DELETE && parts.method != Method::PATCH;
+    if !family || !harmless {
+        return Err(Error::told(
+            ErrorCode::Forbidden,
+            "a session token is good for the sessions and messages of its project only",
+        )
+        .into());
+    }
+    if !held.origins.is_empty() {
+        let origin = parts.headers.get(ORIGIN).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if !held.origins.iter().any(|allowed| allowed == origin) {
+            return Err(Error::told(ErrorCode::Forbidden, "the token is not for pages from here").into());
+        }
+    }
+    Ok(())
 }

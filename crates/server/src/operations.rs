@@ -35,6 +35,7 @@ pub fn routes(document: String, metrics: Arc<Metrics>) -> Router<Engine> {
         .route("/readyz", get(ready))
         .route("/metrics", get(numbers))
         .route("/openapi.json", get(openapi))
+        .route("/.well-known/jwks.json", get(async |State(engine): State<Engine>| Json(engine.jwks())))
         .route("/problems", get(problems))
         .route("/problems/{code}", get(problem))
 }

@@ -14,7 +14,7 @@ use karta_types::{ErrorCode, Problem};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{Any, CorsLayer};
+use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use tracing::Instrument as _;
 
 use crate::metrics::Metrics;
@@ -37,6 +37,9 @@ pub(crate) fn current_request_id() -> Option<String> {
 pub fn router(engine: &Engine) -> Router {
     let metrics = Arc::new(Metrics::new());
     let (api, document) = crate::openapi::split(crate::api::routes());
+    let origins = engine.clone();
+    let allowed =
+        move |origin: &HeaderValue, _: &_| origin.to_str().is_ok_and(|origin| origins.allows_origin(origin));
     let limit = engine.settings().limits.body_bytes;
     Router::new()
         .merge(api)
@@ -52,10 +55,11 @@ pub fn router(engine: &Engine) -> Router {
             Failure::from(Problem::new(ErrorCode::Internal, "")).into_response()
         }))
         .layer(from_fn_with_state((engine.clone(), metrics), around))
-        // Browsers may read public pages; what needs a key is fenced by the key.
+        // Only pages from allowed origins may read answers; others can send, and learn nothing.
         .layer(
             CorsLayer::new()
-                .allow_origin(Any)
+                .allow_origin(AllowOrigin::predicate(allowed))
+                .max_age(Duration::from_mins(10))
                 .allow_methods(Any)
                 .allow_headers(Any)
                 .expose_headers([REQUEST_ID]),

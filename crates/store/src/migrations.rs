@@ -38,6 +38,7 @@ const ALL: &[Migration] = &[
     migration!(3, "0003_keys"),
     migration!(4, "0004_budgets"),
     migration!(5, "0005_provider_keys"),
+    migration!(6, "0006_session_tokens"),
 ];
 
 /// What keeps two servers from changing one PostgreSQL database at once: a number nobody else has a reason to lock.

@@ -18,6 +18,7 @@ pub mod rng;
 pub mod scope;
 pub mod secret;
 pub mod session;
+pub mod session_token;
 pub mod time;
 pub mod usage;
 

@@ -121,6 +121,8 @@ impl Engine {
         let told = self.told(who, "key.revoke", id);
         self.store().key_revoke(who.org, id, self.clock().now(), told).await?;
         self.control().keys().forget(&[row.digest]);
+        // The tokens it minted end with it.
+        self.control().tokens().refresh(self.store(), self.clock()).await?;
         Ok(())
     }
 
@@ -131,6 +133,9 @@ impl Engine {
             && let Err(error) = self.store().keys_used(used).await
         {
             tracing::warn!(error = Error::from(error).chain(), "noting the use of keys");
+        }
+        if let Err(error) = self.control().tokens().refresh(self.store(), self.clock()).await {
+            tracing::warn!(error = error.chain(), "looking for revoked session tokens");
         }
         match self.store().keys_changed(self.clock().now().minus(LOOK_BACK)).await {
             Ok(changed) => self.control().keys().forget(&changed),

@@ -172,6 +172,7 @@ impl Cache {
                 actor: Actor::Key(row.id),
                 scopes: row.scopes,
                 project: row.project,
+                restriction: None,
                 origin: Origin::default(),
             },
             expires_at: row.expires_at,

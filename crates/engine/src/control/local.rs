@@ -12,6 +12,7 @@ use crate::control::budgets::Budgets;
 use crate::control::encryption::{self, KeyEncryption};
 use crate::control::keys::Cache;
 use crate::control::provider_keys;
+use crate::control::session_tokens::{self, Tokens};
 use crate::gate::{Actor, Credential, Gate, Hold, Principal};
 
 /// The control plane in this process.
@@ -22,6 +23,7 @@ pub struct Local {
     rng: Arc<dyn Rng>,
     keys: Cache,
     budgets: Budgets,
+    tokens: Tokens,
     encryption: Arc<dyn KeyEncryption>,
 }
 
@@ -41,7 +43,21 @@ impl Local {
         encryption: Arc<dyn KeyEncryption>,
     ) -> Self {
         let budgets = Budgets::new(store.clone());
-        Self { store, keyring, clock, rng, keys: Cache::default(), budgets, encryption }
+        Self {
+            store,
+            keyring,
+            clock,
+            rng,
+            keys: Cache::default(),
+            budgets,
+            tokens: Tokens::default(),
+            encryption,
+        }
+    }
+
+    /// Session tokens.
+    pub const fn tokens(&self) -> &Tokens {
+        &self.tokens
     }
 
     /// What wraps data keys.
@@ -63,6 +79,9 @@ impl Local {
 #[async_trait]
 impl Gate for Local {
     async fn authenticate(&self, token: &str) -> Result<Principal> {
+        if session_tokens::looks_like(token) {
+            return self.tokens.authenticate(&*self.clock, token);
+        }
         self.keys.authenticate(&self.store, &self.keyring, &*self.clock, token).await
     }
 

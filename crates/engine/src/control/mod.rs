@@ -8,4 +8,5 @@ pub mod keys;
 pub mod local;
 pub mod provider_keys;
 pub mod replies;
+pub mod session_tokens;
 pub mod usage;

@@ -12,6 +12,7 @@ use karta_types::{ErrorCode, Seq, SessionId, Timestamp, TurnId};
 use serde_json::Value;
 
 use crate::data::turn::run::Order;
+use crate::gate::Restriction;
 use crate::{Engine, Error, Principal, Result};
 
 /// The most labels of a session.
@@ -74,12 +75,37 @@ pub struct Filter {
     pub metadata: Vec<(String, String)>,
 }
 
+impl Restriction {
+    fn covers(&self, row: &SessionRow) -> bool {
+        row.end_user_id.as_deref() == Some(&self.end_user) && self.session.is_none_or(|only| only == row.id)
+    }
+}
+
+/// What an end user's browser may ask of a new session: it is theirs, and what it may do is not theirs to choose.
+fn held_to(who: &Principal, mut new: NewSession) -> Result<NewSession> {
+    let Some(held) = &who.restriction else { return Ok(new) };
+    let forbidden =
+        |what: &str| Error::told(ErrorCode::Forbidden, format!("a session token does not choose {what}"));
+    if held.session.is_some() && new.session_id != held.session {
+        return Err(forbidden("another session than its own"));
+    }
+    if new.end_user_id.as_ref().is_some_and(|user| *user != held.end_user) {
+        return Err(forbidden("another end user"));
+    }
+    if new.permission_mode.is_some() || new.isolation.is_some() || new.release_pin != ReleasePin::default() {
+        return Err(forbidden("a permission mode, an isolation or a release"));
+    }
+    new.end_user_id = Some(held.end_user.clone());
+    Ok(new)
+}
+
 impl Engine {
     /// Makes a session, or goes on with the one that is named.
     ///
     /// # Errors
     /// `not_found` for the project or session, `invalid_request`, `no_active_release`, `isolation_unavailable`.
     pub async fn create_session(&self, who: &Principal, project: &str, new: NewSession) -> Result<Session> {
+        let new = held_to(who, new)?;
         check_labels(&new.metadata)?;
         check_people(&new.participants)?;
         check_name("/title", new.title.as_deref())?;
@@ -156,10 +182,11 @@ impl Engine {
             Some(reference) => Some(self.project_row(who, reference).await?.id),
             None => who.project,
         };
+        let end_user = who.restriction.as_ref().map(|held| held.end_user.clone());
         let filter = SessionFilter {
             project,
             status: filter.status,
-            end_user_id: filter.end_user_id,
+            end_user_id: end_user.or(filter.end_user_id),
             metadata: filter.metadata,
         };
         let mut rows = self.store().session_list(who.org, &filter, before, limit + 1).await?;
@@ -266,6 +293,7 @@ impl Engine {
             .session_get(who.org, id)
             .await?
             .filter(|row| who.project.is_none_or(|only| only == row.project))
+            .filter(|row| who.restriction.as_ref().is_none_or(|held| held.covers(row)))
             .ok_or_else(|| Error::not_found("session"))
     }
 

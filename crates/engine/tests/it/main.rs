@@ -6,3 +6,4 @@ mod audit;
 mod gateway;
 mod harnesses;
 mod machine;
+mod tokens;

@@ -7,6 +7,7 @@ pub mod keys;
 pub mod messages;
 pub mod projects;
 pub mod provider_keys;
+pub mod session_tokens;
 pub mod sessions;
 pub mod target;
 pub mod turns;
@@ -34,6 +35,7 @@ pub fn routes() -> OpenApiRouter<Engine> {
         .nest("/v1/budgets", budgets::routes())
         .nest("/v1/keys", keys::routes())
         .nest("/v1/provider-keys", provider_keys::routes())
+        .nest("/v1/session-tokens", session_tokens::routes())
         .nest("/v1/usage", usage::routes())
         .nest("/v1/whoami", whoami::routes())
 }

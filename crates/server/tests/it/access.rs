@@ -39,6 +39,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/provider-keys", "admin"),
     ("PUT", "/v1/provider-keys/{provider}", "admin"),
     ("DELETE", "/v1/provider-keys/{provider}", "admin"),
+    ("POST", "/v1/session-tokens", "write"),
+    ("DELETE", "/v1/session-tokens/{token}", "write"),
     ("GET", "/v1/keys", "admin"),
     ("POST", "/v1/keys", "admin"),
     ("GET", "/v1/keys/{key}", "admin"),
@@ -83,6 +85,7 @@ fn body(path: &str) -> Value {
     match path.rsplit('/').next().unwrap() {
         "messages" => json!({"text": "hello"}),
         "sessions" if path.starts_with("/v1/sessions") => json!({"project": "app"}),
+        "session-tokens" => json!({"project": "app", "end_user_id": "ann"}),
         "{provider}" => json!({"key": "sk-foreign-0123456789"}),
         "{id}" => json!({"cost_micros": 1}),
         "keys" => json!({"name": "foreign", "scopes": ["read"]}),
@@ -105,6 +108,8 @@ async fn every_route_asks_who_and_foreign_is_not_found() {
     let both = app.key_with("read,write").await;
     let (_, made) = app.post("/v1/keys", json!({"name": "walked", "scopes": ["read"]})).await;
     let key = made["id"].as_str().unwrap();
+    let (_, minted) = app.post("/v1/session-tokens", json!({"project": "app", "end_user_id": "ann"})).await;
+    let token = minted["id"].as_str().unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     for (method, path, needs) in all() {
         let filled = path
@@ -113,6 +118,7 @@ async fn every_route_asks_who_and_foreign_is_not_found() {
             .replace("{turn}", turn)
             .replace("{request}", request)
             .replace("{key}", key)
+            .replace("{token}", token)
             .replace("{provider}", "nobody")
             .replace("{level}", "session")
             .replace("{id}", session)

@@ -11,5 +11,6 @@ mod messages;
 mod operations;
 mod provider_keys;
 mod repeat;
+mod session_tokens;
 mod sessions;
 mod support;
