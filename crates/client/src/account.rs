@@ -4,7 +4,7 @@ use karta_types::page::Page;
 use karta_types::usage::Metered;
 use karta_types::{OrgId, Timestamp};
 use reqwest::Method;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::client::{Client, append};
@@ -64,7 +64,7 @@ pub struct UsageQuery {
 }
 
 /// What was used, by one group.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UsageRow {
     /// How many turns.
     #[serde(default)]

@@ -21,6 +21,7 @@
 
 mod account;
 mod client;
+mod control;
 mod error;
 mod events;
 mod inputs;
@@ -33,6 +34,7 @@ mod turns;
 
 pub use account::{OrgRef, Principal, UsageQuery, UsageRow, Whoami};
 pub use client::Client;
+pub use control::{CreateKey, MintToken};
 pub use error::Error;
 pub use events::EventStream;
 pub use inputs::PendingInput;

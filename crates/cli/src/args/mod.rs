@@ -1,5 +1,6 @@
 //! What can be said on the command line: clap types and nothing else. Commands take what [`crate::settings`] makes of them.
 
+mod account;
 mod chat;
 mod completions;
 mod harness;
@@ -9,6 +10,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use account::{
+    AuditArgs, AuditCommand, BudgetArgs, BudgetCommand, KeysArgs, KeysCommand, ProviderKeysArgs,
+    ProviderKeysCommand, ServerArgs, TokenArgs, TokenCommand, UsageArgs,
+};
 pub(crate) use chat::{Approve, ChatArgs};
 pub(crate) use completions::CompletionsArgs;
 pub(crate) use harness::{HarnessArgs, HarnessCommand, Wanted};
@@ -64,6 +69,12 @@ pub(crate) enum Command {
     Dev(DevArgs),
     Chat(ChatArgs),
     Serve(ServeArgs),
+    Keys(KeysArgs),
+    Budget(BudgetArgs),
+    Usage(UsageArgs),
+    ProviderKeys(ProviderKeysArgs),
+    Token(TokenArgs),
+    Audit(AuditArgs),
     Harness(HarnessArgs),
     Doctor(DoctorArgs),
     #[command(hide = true)]

@@ -1,5 +1,6 @@
 //! One file per verb. A command takes resolved settings and the printer; it reads no flags and no environment.
 
+mod account;
 mod chat;
 mod completions;
 mod demo;
@@ -10,9 +11,12 @@ mod play;
 mod running;
 mod serve;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::args::{Cli, Command};
+use karta_client::Client;
+
+use crate::args::{Cli, Command, ServerArgs};
 use crate::printer::Printer;
 use crate::settings;
 
@@ -32,6 +36,30 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> anyhow::Result<ExitCode>
                 json: cli.global.json,
             };
             Box::pin(chat::run(settings, printer)).await
+        }
+        Command::Keys(args) => {
+            let client = client(cli.global.data, args.server)?;
+            account::keys(&client, args.command, cli.global.json, printer).await
+        }
+        Command::Budget(args) => {
+            let client = client(cli.global.data, args.server)?;
+            account::budget(&client, args.command, cli.global.json, printer).await
+        }
+        Command::Usage(mut args) => {
+            let server = ServerArgs { url: args.server.url.take(), key: args.server.key.take() };
+            account::usage(&client(cli.global.data, server)?, &args, cli.global.json, printer).await
+        }
+        Command::ProviderKeys(args) => {
+            let client = client(cli.global.data, args.server)?;
+            account::provider_keys(&client, args.command, cli.global.json, printer).await
+        }
+        Command::Token(args) => {
+            let client = client(cli.global.data, args.server)?;
+            account::token(&client, args.command, cli.global.json, printer).await
+        }
+        Command::Audit(args) => {
+            let client = client(cli.global.data, args.server)?;
+            account::audit(&client, args.command, cli.global.json, printer).await
         }
         Command::Harness(args) => {
             let data = settings::data_dir(cli.global.data)?;
@@ -56,4 +84,10 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> anyhow::Result<ExitCode>
         Command::Play(args) => play::run(&args.args).await,
         Command::Completions(args) => completions::run(args.shell, printer),
     }
+}
+
+/// A client of the server that is named, or that runs on this machine.
+fn client(data: Option<PathBuf>, server: ServerArgs) -> anyhow::Result<Client> {
+    let connection = settings::connection(server.url, server.key, &settings::data_dir(data)?)?;
+    Ok(Client::new(&connection.url, connection.key)?)
 }

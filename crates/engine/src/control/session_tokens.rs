@@ -1,4 +1,4 @@
-//! Session tokens: what a backend gives an end user's browser. A JWT (RFC 7519) signed with EdDSA (RFC 8037), good for minutes, for one
+//! Session tokens: what a backend gives an end user's browser. A JWT (RFC 7519) signed with `EdDSA` (RFC 8037), good for minutes, for one
 //! project, one end user, the pages it is meant for, and if wanted one session.
 
 use std::collections::{HashMap, HashSet};
