@@ -91,6 +91,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     drop(child);
     if args.url.is_none() {
         memory(create).await?;
+        crate::control::run().await?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! harness in memory) and measures it from this one; `--url` and `--key` run the same load against any server with the same routes.
 
 mod client;
+mod control;
 mod load;
 mod memory;
 mod report;

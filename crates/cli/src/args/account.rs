@@ -74,7 +74,7 @@ pub(crate) enum BudgetCommand {
     List,
     /// Set caps; those that are not named are lifted
     Set {
-        /// Whose: org, project, key, end_user or session
+        /// Whose: org, project, key, `end_user` or session
         level: Level,
         /// The id of whom (or the slug of an organisation or project)
         id: String,
@@ -96,7 +96,7 @@ pub(crate) enum BudgetCommand {
     },
     /// Remove a cap
     Remove {
-        /// Whose: org, project, key, end_user or session
+        /// Whose: org, project, key, `end_user` or session
         level: Level,
         /// The id of whom
         id: String,
@@ -111,7 +111,7 @@ pub(crate) enum BudgetCommand {
 pub(crate) struct UsageArgs {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
-    /// Apart by any of day, project, model, key, end_user
+    /// Apart by any of day, project, model, key, `end_user`
     #[arg(long, default_value = "day", value_name = "GROUPS")]
     pub(crate) by: String,
     /// Of this project only
