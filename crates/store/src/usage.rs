@@ -53,6 +53,8 @@ pub enum UsageKey {
     Key,
     /// The end user.
     EndUser,
+    /// The release's number.
+    Release,
 }
 
 impl UsageKey {
@@ -63,6 +65,7 @@ impl UsageKey {
             Self::Model => "model",
             Self::Key => "COALESCE(key, '')",
             Self::EndUser => "COALESCE(end_user, '')",
+            Self::Release => "COALESCE(CAST(release_version AS TEXT), '')",
         }
     }
 }
@@ -87,6 +90,10 @@ pub struct UsageGroup {
     pub keys: Vec<String>,
     /// Turns that called a model.
     pub turns: u64,
+    /// Model calls.
+    pub calls: u64,
+    /// Those of them whose model had no price: their cost is not in the sum.
+    pub unpriced_calls: u64,
     /// Tokens and cost.
     pub metered: Metered,
 }
@@ -118,7 +125,7 @@ impl Store {
         for column in &columns {
             sql.push(column).push(", ");
         }
-        sql.push("COUNT(DISTINCT turn)");
+        sql.push("COUNT(DISTINCT turn), COUNT(*), CAST(COALESCE(SUM(1 - priced), 0) AS BIGINT)");
         for column in
             ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cost_micros"]
         {
@@ -146,7 +153,68 @@ impl Store {
             .map(|row| {
                 let mut row = Reader::new(row);
                 let keys = columns.iter().map(|_| row.text("key")).collect::<Result<_>>()?;
-                Ok(UsageGroup { keys, turns: row.count("turns")?, metered: row.metered()? })
+                Ok(UsageGroup {
+                    keys,
+                    turns: row.count("turns")?,
+                    calls: row.count("calls")?,
+                    unpriced_calls: row.count("unpriced")?,
+                    metered: row.metered()?,
+                })
+            })
+            .collect()
+    }
+
+    /// Single model calls after one, in order, up to `limit`.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn usage_events(
+        &self,
+        org: OrgId,
+        project: Option<ProjectId>,
+        after: Option<ModelCallId>,
+        limit: u32,
+    ) -> Result<Vec<UsageRow>> {
+        let mut sql = Builder::new(
+            "SELECT id, project, session, turn, key, end_user, release_version, provider, model, input_tokens, output_tokens, \
+             cache_read_tokens, cache_write_tokens, cost_micros, priced, at FROM usage_event WHERE org = ",
+        );
+        sql.push_bind(org.to_string());
+        sql.push(" AND id > ").push_bind(after.map(|id| id.to_string()).unwrap_or_default());
+        if let Some(project) = project {
+            sql.push(" AND project = ").push_bind(project.to_string());
+        }
+        sql.push(" ORDER BY id LIMIT ").push_bind(i64::from(limit));
+        let rows =
+            sql.build().fetch_all(self.readers()).await.map_err(Error::database("reading what was used"))?;
+        rows.iter()
+            .map(|row| {
+                let mut row = Reader::new(row);
+                let (id, project, session) =
+                    (row.parsed("id")?, row.parsed("project")?, row.parsed("session")?);
+                let (turn, key, end_user) =
+                    (row.maybe_parsed("turn")?, row.maybe_parsed("key")?, row.maybe_text("end_user")?);
+                let (release, provider, model) =
+                    (row.maybe_count("release_version")?, row.text("provider")?, row.text("model")?);
+                let metered = row.metered()?;
+                let (priced, at) = (row.int("priced")? != 0, row.time("at")?);
+                let (usage, cost) = (metered.usage(), metered.cost_micros);
+                Ok(UsageRow {
+                    id,
+                    org,
+                    project,
+                    session,
+                    turn,
+                    key,
+                    end_user,
+                    release,
+                    provider,
+                    model,
+                    usage,
+                    cost,
+                    priced,
+                    at,
+                })
             })
             .collect()
     }

@@ -9,6 +9,7 @@ use crate::support::{App, answer, plain};
 const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/whoami", "read"),
     ("GET", "/v1/usage", "read"),
+    ("GET", "/v1/usage/export", "read"),
     ("GET", "/v1/inputs", "read"),
     ("GET", "/v1/projects", "read"),
     ("GET", "/v1/projects/{project}", "read"),

@@ -58,6 +58,38 @@ async fn a_cap_is_set_counted_refused_raised_and_removed() {
 }
 
 #[tokio::test]
+async fn what_was_used_is_summed_written_as_csv_and_exported() {
+    let app = App::start(plain()).await;
+    for user in ["ann", "=1+1,\"x\"", "ann"] {
+        app.post("/v1/projects/app/messages", json!({"text": "spend", "end_user_id": user})).await;
+    }
+    let sums = app.get("/v1/usage?group_by=end_user,release").await;
+    let ann = &sums["data"][1];
+    assert_eq!((&ann["end_user"], &ann["release"]), (&json!("ann"), &json!("1")), "{sums}");
+    assert_eq!((&ann["turns"], &ann["calls"], &ann["unpriced_calls"]), (&json!(2), &json!(2), &json!(0)));
+    assert_eq!(ann["cost_micros"], 1_800);
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let text = async |path: &str| {
+        let answer = client.get(format!("{}{path}", app.url)).bearer_auth(&app.key).send().await.unwrap();
+        answer.text().await.unwrap()
+    };
+    let csv = text("/v1/usage?group_by=end_user&format=csv").await;
+    let lines: Vec<_> = csv.lines().collect();
+    assert!(lines[0].starts_with("end_user,turns,calls,unpriced_calls,input_tokens"), "{csv}");
+    assert!(lines[1].starts_with("\"'=1+1,\"\"x\"\"\",1,1,0,60,50,7,0,"), "no formula: {csv}");
+    assert!(lines[2].starts_with("ann,2,2,0,120,100,14,0,") && lines[2].ends_with(",1800"));
+    let export = text("/v1/usage/export").await;
+    let events: Vec<serde_json::Value> =
+        export.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.len(), 3);
+    assert_eq!((&events[0]["specversion"], &events[0]["type"]), (&json!("1.0"), &json!("karta.model_call")));
+    assert_eq!(events[0]["data"]["cost_micros"], 900);
+    let after = text(&format!("/v1/usage/export?after={}", events[1]["id"].as_str().unwrap())).await;
+    assert_eq!(after.lines().count(), 1);
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn every_level_caps_and_nonsense_is_named() {
     let app = App::start(plain()).await;
     let key = app.key.clone();
