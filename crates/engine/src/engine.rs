@@ -10,7 +10,6 @@ use karta_sandbox::Driver;
 use karta_store::{Keyring, Options, OrgRow, Store};
 use karta_types::scope::Scopes;
 use karta_types::{Clock, ErrorCode, OrgId, Rng, Secret};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::control::budgets::RENEWAL;
 use crate::control::encryption::LocalKeys;
@@ -18,6 +17,7 @@ use crate::control::keys::{Environment, NewKey};
 use crate::control::local::Local;
 use crate::data::channels::Channels;
 use crate::data::hub::Hub;
+use crate::data::places::{Place, Places};
 use crate::data::projects::{Catalogue, Loaded};
 use crate::data::turn::too_many_processes;
 use crate::gate::Gate;
@@ -55,7 +55,7 @@ struct Inner {
     harnesses: Harnesses,
     driver: Arc<dyn Driver>,
     scripted: Arc<dyn Driver>,
-    processes: Arc<Semaphore>,
+    places: Arc<Places>,
     short_of_space: AtomicBool,
     passed_env: Vec<(String, String)>,
     tasks: Tasks,
@@ -167,7 +167,7 @@ impl Builder {
             Scripted::Process => driver.clone(),
             Scripted::Memory => crate::data::player::driver(clock.clone(), rng.clone()),
         };
-        let processes = Arc::new(Semaphore::new(settings.limits.processes));
+        let places = Places::new(settings.limits.processes);
         let engine = Engine(Arc::new(Inner {
             harnesses: Harnesses::new(settings.data.join("harnesses")),
             settings,
@@ -183,7 +183,7 @@ impl Builder {
             gateway,
             driver,
             scripted,
-            processes,
+            places,
             short_of_space: AtomicBool::new(false),
             passed_env: env,
             tasks: Tasks::default(),
@@ -466,14 +466,18 @@ impl Engine {
             .map_err(|missing| Error::told(ErrorCode::HarnessNotInstalled, missing.to_string()))
     }
 
-    /// A place among the processes that may run at once.
-    pub(crate) async fn process_permit(&self, harness: &str) -> Result<Option<OwnedSemaphorePermit>> {
+    pub(crate) fn places(&self) -> &Arc<Places> {
+        &self.0.places
+    }
+
+    /// A place among the processes that may run at once, and how many waited before it. Scripted ones in memory need none.
+    pub(crate) async fn process_place(&self, harness: &str, org: OrgId) -> Result<(usize, Option<Place>)> {
         if harness == "scripted" && self.0.settings.scripted == Scripted::Memory {
-            return Ok(None);
+            return Ok((0, None));
         }
-        let waiting = self.0.processes.clone().acquire_owned();
-        match tokio::time::timeout(PATIENCE, waiting).await {
-            Ok(Ok(permit)) => Ok(Some(permit)),
+        let (before, place) = self.0.places.ask(org);
+        match tokio::time::timeout(PATIENCE, place).await {
+            Ok(Ok(place)) => Ok((before, Some(place))),
             _ => Err(too_many_processes(self.0.settings.limits.processes)),
         }
     }

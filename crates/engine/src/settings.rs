@@ -128,7 +128,11 @@ pub struct Limits {
     pub idle_seconds: u64,
     /// Messages that may wait in one session.
     pub queue: usize,
-    /// Harness processes at once.
+    /// Requests a second by one key or person; 0 is no limit. Bursts of two seconds' worth pass.
+    pub key_requests_per_second: u32,
+    /// Requests a second by one organisation; 0 is no limit.
+    pub org_requests_per_second: u32,
+    /// Harness processes at once. Organisations are served in turn: the one that holds fewest first.
     pub processes: usize,
     /// Bytes of one request body.
     pub body_bytes: usize,
@@ -146,6 +150,8 @@ impl Default for Limits {
             turn_seconds: 7200,
             idle_seconds: 600,
             queue: 16,
+            key_requests_per_second: 0,
+            org_requests_per_second: 0,
             processes: 64,
             body_bytes: 16 << 20,
             output_bytes: 256 << 10,

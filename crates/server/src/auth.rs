@@ -52,6 +52,7 @@ impl<const SCOPE: u8> FromRequestParts<Engine> for May<SCOPE> {
             request: crate::serve::current_request_id(),
             address: parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_string()),
         };
+        engine.check_rate(&who)?;
         if let Some(held) = &who.restriction {
             check_browser(held, parts)?;
         }

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use karta_engine::Error;
 use karta_types::{ErrorCode, Problem};
+use serde_json::Value;
 
 /// An error on its way out of a handler.
 #[derive(Debug)]
@@ -41,7 +42,14 @@ impl IntoResponse for Failure {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if matches!(problem.error, ErrorCode::RateLimited | ErrorCode::Overloaded) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            let wait = problem.more.get("retry_after").and_then(Value::as_i64).unwrap_or(1);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait));
+            // As the IETF's draft of the RateLimit header fields names them.
+            if let Some(limit) = problem.more.get("limit").and_then(Value::as_i64) {
+                headers.insert("ratelimit-limit", HeaderValue::from(limit));
+                headers.insert("ratelimit-remaining", HeaderValue::from(0));
+                headers.insert("ratelimit-reset", HeaderValue::from(wait));
+            }
         }
         if problem.error == ErrorCode::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -12,6 +12,7 @@ use crate::control::budgets::Budgets;
 use crate::control::encryption::{self, KeyEncryption};
 use crate::control::keys::Cache;
 use crate::control::provider_keys;
+use crate::control::rates::Rates;
 use crate::control::session_tokens::{self, Tokens};
 use crate::gate::{Actor, Credential, Gate, Hold, Principal};
 
@@ -24,6 +25,7 @@ pub struct Local {
     keys: Cache,
     budgets: Budgets,
     tokens: Tokens,
+    rates: Rates,
     encryption: Arc<dyn KeyEncryption>,
 }
 
@@ -51,6 +53,7 @@ impl Local {
             keys: Cache::default(),
             budgets,
             tokens: Tokens::default(),
+            rates: Rates::default(),
             encryption,
         }
     }
@@ -58,6 +61,11 @@ impl Local {
     /// Session tokens.
     pub const fn tokens(&self) -> &Tokens {
         &self.tokens
+    }
+
+    /// Who asked how often.
+    pub const fn rates(&self) -> &Rates {
+        &self.rates
     }
 
     /// What wraps data keys.

@@ -7,6 +7,7 @@ pub mod encryption;
 pub mod keys;
 pub mod local;
 pub mod provider_keys;
+pub mod rates;
 pub mod replies;
 pub mod session_tokens;
 pub mod usage;

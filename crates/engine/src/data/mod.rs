@@ -6,6 +6,7 @@ pub mod history;
 pub mod hub;
 pub mod inputs;
 pub mod journal;
+pub mod places;
 pub(crate) mod player;
 pub mod projects;
 pub mod recovery;

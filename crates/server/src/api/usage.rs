@@ -88,7 +88,7 @@ async fn export(
     let lines = futures_util::stream::unfold((engine, who, Some(first)), |(engine, who, rows)| async move {
         let rows = rows.filter(|rows| !rows.is_empty())?;
         let last = rows.last().map(|(id, _)| *id);
-        let text: String = rows.iter().map(|(_, event)| format!("{event}\n")).collect();
+        let text = rows.iter().fold(String::new(), |text, (_, event)| format!("{text}{event}\n"));
         let (part, next) = match engine.usage_events(&who, last).await {
             Ok(next) => (Ok(text), Some(next)),
             // The connection breaks, which no client takes for the end.

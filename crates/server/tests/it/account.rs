@@ -49,6 +49,29 @@ async fn a_key_is_shown_once_used_rotated_and_revoked() {
 }
 
 #[tokio::test]
+async fn who_asks_too_often_is_told_when_to_come_back() {
+    let app = App::start_with(plain(), |settings| settings.limits.key_requests_per_second = 5).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let other = app.key_with("read").await;
+    let ask =
+        async |key: &str| client.get(format!("{}/v1/whoami", app.url)).bearer_auth(key).send().await.unwrap();
+    let refused = loop {
+        let answer = ask(&app.key).await;
+        if answer.status() != 200 {
+            break answer;
+        }
+    };
+    assert_eq!(refused.status(), 429);
+    for (name, value) in [("retry-after", "1"), ("ratelimit-limit", "5"), ("ratelimit-remaining", "0")] {
+        assert_eq!(refused.headers()[name], value, "{name}");
+    }
+    let problem: serde_json::Value = refused.json().await.unwrap();
+    assert_eq!((&problem["error"], &problem["retryable"]), (&json!("rate_limited"), &json!(true)));
+    assert_eq!(ask(&other).await.status(), 200, "another key has its own measure");
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn nobody_gives_more_than_they_have() {
     let app = App::start(plain()).await;
     let admin = app.key.clone();

@@ -292,6 +292,20 @@ async fn an_organisations_own_key_is_put_in_and_a_rejected_one_is_told() {
 
 #[tokio::test]
 #[ignore = "needs the real harnesses: ./test runs it"]
+async fn a_session_that_rests_gives_its_place_to_one_that_waits_and_goes_on_later() {
+    let karta = Karta::serve_with(APP, "[limits]\nprocesses = 1\n", Options::default()).await;
+    let (first, second) = (karta.session().await, karta.session().await);
+    for session in [first, second, first] {
+        let events = karta.turn(session, "hello", yes).await;
+        assert_eq!(status(&events), TurnState::Completed, "{events:#?}");
+    }
+    let history = karta.client.history(first).await.unwrap();
+    assert_eq!(history.data.len(), 4, "the same conversation, natively: {history:#?}");
+    karta.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real harnesses: ./test runs it"]
 async fn what_the_provider_refuses_is_told_by_its_code() {
     let karta = Karta::serve(APP).await;
     for (step, code) in [

@@ -11,7 +11,6 @@ use karta_sandbox::{Command, Sandbox, Spec};
 use karta_types::message::Content;
 use karta_types::{Body, ErrorCode, RequestId};
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::data::channels::{Pass, SessionChannel};
 use crate::data::projects::Loaded;
@@ -34,7 +33,7 @@ pub(super) struct Running {
     io: Io,
     sandbox: Arc<dyn Sandbox>,
     _pass: Pass,
-    _permit: Option<OwnedSemaphorePermit>,
+    _room: Option<crate::data::places::Place>,
 }
 
 /// What was heard of a process.
@@ -115,7 +114,9 @@ impl Runner {
         if let Some(old) = self.running.take() {
             old.end().await;
         }
-        let permit = self.engine.process_permit(release.harness.id()).await?;
+        let asked = self.engine.clock().now();
+        let (before, room) = self.engine.process_place(release.harness.id(), self.row.org).await?;
+        let waited = self.engine.clock().now().since(asked);
         let driver = self.engine.driver(release.harness.id());
         let spec =
             Spec { session: self.row.id, release: release.path.clone(), digest: release.row.digest.clone() };
@@ -196,7 +197,7 @@ impl Runner {
             io,
             sandbox,
             _pass: pass,
-            _permit: permit,
+            _room: room,
         };
         for effect in effects {
             if let Effect::Write(bytes) = effect {
@@ -204,7 +205,12 @@ impl Runner {
             }
         }
         self.running = Some(running);
-        Ok(start_notices(release, launch_policy(settings, release), &kept))
+        let mut notices = start_notices(release, launch_policy(settings, release), &kept);
+        if before > 0 {
+            let detail = json!({ "before": before, "waited_ms": waited.as_millis() });
+            notices.insert(0, Body::System { subtype: "queued".to_owned(), detail });
+        }
+        Ok(notices)
     }
 
     /// New, or the one that the harness has kept: looked for where the harness keeps it, so that a crash between two writes

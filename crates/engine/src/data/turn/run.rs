@@ -196,6 +196,7 @@ enum Next {
     Heard(Heard),
     Exhausted(Option<Box<Problem>>),
     Deadline,
+    Wanted,
     Stopping,
 }
 
@@ -206,6 +207,7 @@ impl Runner {
             let next = {
                 let now = self.engine.clock().now();
                 let sleep = deadline.map_or(Duration::from_hours(1), |at| at.since(now));
+                let idle = self.current.is_none() && self.running.is_some();
                 let running = &mut self.running;
                 tokio::select! {
                     biased;
@@ -213,12 +215,14 @@ impl Runner {
                     problem = self.exhausted.recv() => Next::Exhausted(problem),
                     heard = process::hear(running.as_mut()) => Next::Heard(heard),
                     () = self.engine.tasks().stopping() => Next::Stopping,
+                    () = self.engine.places().wanted(), if idle => Next::Wanted,
                     () = tokio::time::sleep(sleep) => Next::Deadline,
                 }
             };
             match next {
                 Next::Order(Some(order)) => self.obey(order).await?,
-                Next::Order(None) => return Ok(()),
+                // Wanted: somebody waits for a place, and this one is not used; its session goes on natively when it is spoken to again.
+                Next::Order(None) | Next::Wanted => return Ok(()),
                 Next::Exhausted(Some(problem)) => {
                     self.step(Stimulus::BudgetExhausted(problem)).await?;
                 }
