@@ -9,3 +9,4 @@ mod policy;
 mod real;
 mod run;
 mod serving;
+mod terminal;
