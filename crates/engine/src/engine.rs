@@ -209,6 +209,12 @@ impl Builder {
                 if let Err(error) = engine.audit_seal().await {
                     tracing::error!(error = error.chain(), "signing the audit log");
                 }
+                if engine.control().encryption().is_due() {
+                    match engine.rotate_key_encryption().await {
+                        Ok(keys) => tracing::info!(keys, "a new key-encryption key wraps provider keys"),
+                        Err(error) => tracing::error!(error = error.chain(), "wrapping provider keys anew"),
+                    }
+                }
             }
         });
         engine.tasks().every(KEEPING, move || {

@@ -70,7 +70,7 @@ impl Terminal {
             self.screen.read_to_end(&mut rest).await.unwrap();
             self.child.wait().await.unwrap().code()
         };
-        tokio::time::timeout(PATIENCE, ended).await.expect("the chat leaves")
+        tokio::time::timeout(PATIENCE, ended).await.unwrap()
     }
 }
 

@@ -6,15 +6,18 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
-use karta_types::{Clock, Rng, Secret};
+use karta_types::{Clock, Rng, Secret, Timestamp};
 
 use crate::data::files::hex;
 use crate::{Error, Result};
 
 const KEY: usize = 32;
+/// How long a key-encryption key wraps before a new one takes over.
+const AGE: Duration = Duration::from_hours(24 * 90);
 const NONCE: usize = 12;
 
 /// Wraps data keys.
@@ -31,6 +34,8 @@ pub trait KeyEncryption: Send + Sync {
     async fn unwrap(&self, kek: &str, context: &[u8], wrapped: &[u8]) -> Result<Secret<Vec<u8>>>;
     /// Makes a new current key. Older ones go on unwrapping.
     async fn rotate(&self) -> Result<String>;
+    /// Whether the current key has wrapped for long enough.
+    fn is_due(&self) -> bool;
 }
 
 /// A secret, sealed.
@@ -114,20 +119,7 @@ impl LocalKeys {
     pub fn open(folder: &Path, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Result<Self> {
         let keys = Self { folder: folder.to_owned(), clock, rng, keys: RwLock::default() };
         std::fs::create_dir_all(folder).map_err(|error| keys.fail(error))?;
-        let mut found = Keys::new();
-        for entry in std::fs::read_dir(folder).map_err(|error| keys.fail(error))? {
-            let entry = entry.map_err(|error| keys.fail(error))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !name.starts_with("kek_") {
-                continue;
-            }
-            let key = std::fs::read(entry.path()).map_err(|error| keys.fail(error))?;
-            if key.len() != KEY {
-                return Err(keys.fail(format!("`{name}` is no key; restore it from a backup")));
-            }
-            found.insert(name, Arc::new(Secret::new(key)));
-        }
-        *keys.keys.write().unwrap_or_else(PoisonError::into_inner) = found;
+        keys.read()?;
         if keys.current().is_empty() {
             keys.make()?;
         }
@@ -140,6 +132,24 @@ impl LocalKeys {
             "keeping key-encryption keys",
             format!("the folder `{}`: {error}", self.folder.display()),
         )
+    }
+
+    fn read(&self) -> Result<()> {
+        let mut found = Keys::new();
+        for entry in std::fs::read_dir(&self.folder).map_err(|error| self.fail(error))? {
+            let entry = entry.map_err(|error| self.fail(error))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !name.starts_with("kek_") {
+                continue;
+            }
+            let key = std::fs::read(entry.path()).map_err(|error| self.fail(error))?;
+            if key.len() != KEY {
+                return Err(self.fail(format!("`{name}` is no key; restore it from a backup")));
+            }
+            found.insert(name, Arc::new(Secret::new(key)));
+        }
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = found;
+        Ok(())
     }
 
     fn make(&self) -> Result<String> {
@@ -166,10 +176,13 @@ impl LocalKeys {
     }
 
     fn get(&self, kek: &str) -> Result<Arc<Secret<Vec<u8>>>> {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        keys.get(kek)
-            .cloned()
-            .ok_or_else(|| self.fail(format!("the key `{kek}` is not there; restore it from a backup")))
+        let known = || self.keys.read().unwrap_or_else(PoisonError::into_inner).get(kek).cloned();
+        if let Some(key) = known() {
+            return Ok(key);
+        }
+        // Another server on the same folder may have made it.
+        self.read()?;
+        known().ok_or_else(|| self.fail(format!("the key `{kek}` is not there; restore it from a backup")))
     }
 }
 
@@ -193,6 +206,12 @@ impl KeyEncryption for LocalKeys {
     async fn rotate(&self) -> Result<String> {
         self.make()
     }
+
+    fn is_due(&self) -> bool {
+        let current = self.current();
+        let made = current.get(4..20).and_then(|made| i64::from_str_radix(made, 16).ok());
+        made.is_none_or(|made| self.clock.now().since(Timestamp::from_micros(made)) > AGE)
+    }
 }
 
 #[cfg(test)]
@@ -213,6 +232,7 @@ mod tests {
         let second = keys.rotate().await.unwrap();
         assert!(second > first && keys.current() == second);
         assert_eq!(open(&keys, b"org_1/provider_key/mk_1", &sealed).await.unwrap().expose(), "sk-marked");
+        assert!(!keys.is_due(), "a new one has its time before it");
         let again = LocalKeys::open(folder.path(), Arc::new(System), rng).unwrap();
         assert_eq!(again.current(), second);
         assert_eq!(open(&again, b"org_1/provider_key/mk_1", &sealed).await.unwrap().expose(), "sk-marked");
