@@ -107,6 +107,7 @@ pub(super) async fn matching(on: impl Executor, spender: &Spender) -> Result<Vec
     .bind(subject(Level::Key))
     .bind(subject(Level::EndUser))
     .bind(subject(Level::Session))
+    .quick()
     .fetch_all(on)
     .await
     .map_err(Error::database("reading budgets"))?;

@@ -20,11 +20,13 @@ use crate::db::Durability;
 pub(crate) struct Query {
     sql: Cow<'static, str>,
     values: Vec<Value>,
+    /// Whether it is answered by a few rows of an index.
+    quick: bool,
 }
 
 /// A statement. `$1` is the first value bound.
 pub(crate) const fn query(sql: &'static str) -> Query {
-    Query { sql: Cow::Borrowed(sql), values: Vec::new() }
+    Query { sql: Cow::Borrowed(sql), values: Vec::new(), quick: false }
 }
 
 impl Query {
@@ -45,9 +47,15 @@ impl Query {
         Ok(on.run(self).await?.rows)
     }
 
+    /// It is answered by a few rows of an index, and need not wait behind what is not.
+    pub(crate) const fn quick(mut self) -> Self {
+        self.quick = true;
+        self
+    }
+
     /// Its first row, if there is one.
     pub(crate) async fn fetch_optional(self, on: impl Executor) -> Result<Option<Row>, DatabaseError> {
-        Ok(on.run(self).await?.rows.into_iter().next())
+        Ok(on.run(self.quick()).await?.rows.into_iter().next())
     }
 
     /// Its first row.
@@ -81,7 +89,7 @@ impl Builder {
     }
 
     pub(crate) fn build(self) -> Query {
-        Query { sql: Cow::Owned(self.sql), values: self.values }
+        Query { sql: Cow::Owned(self.sql), values: self.values, quick: false }
     }
 }
 
@@ -196,7 +204,7 @@ impl Place {
     pub(crate) async fn readers(&self, count: u32) -> Result<Readers, DatabaseError> {
         match self {
             Self::Sqlite { path, durability } => {
-                Ok(Readers::Sqlite(sqlite::Readers::new(path, *durability, count)))
+                Ok(Readers::Sqlite(sqlite::Readers::new(path, *durability, count)?))
             }
             Self::Postgres(options) => Ok(Readers::Postgres(postgres::readers(options, count).await?)),
         }
@@ -212,7 +220,7 @@ pub(crate) enum Readers {
 impl Readers {
     pub(crate) async fn close(&self) {
         match self {
-            Self::Sqlite(readers) => readers.close(),
+            Self::Sqlite(readers) => readers.close().await,
             Self::Postgres(pool) => pool.close().await,
         }
     }

@@ -1,13 +1,14 @@
 //! SQLite, called in place: by the writer on its own thread, by readers on threads that may block.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ToSql};
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
 use super::value::Kind;
 use super::{Answer, DatabaseError, Query, Row, Value};
@@ -127,46 +128,87 @@ impl ToSql for Value {
     }
 }
 
-/// Connections for reading, opened when they are needed.
+/// Reads that may wait for one thread.
+const WAITING: usize = 1024;
+/// Quick reads on one thread before another helps.
+const SHARED: usize = 32;
+
+/// Threads that read, each with a connection of its own: under load one wake-up answers many.
 pub(crate) struct Readers {
-    path: PathBuf,
-    durability: Durability,
-    permits: Semaphore,
-    idle: Arc<Mutex<Vec<Connection>>>,
+    threads: Mutex<Vec<Reader>>,
+}
+
+struct Reader {
+    asked: tokio::sync::mpsc::Sender<Asked>,
+    /// Reads that were given to it and not answered yet.
+    busy: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
+}
+
+struct Asked {
+    query: Query,
+    answer: oneshot::Sender<Result<Answer, DatabaseError>>,
 }
 
 impl Readers {
-    pub(super) fn new(path: &Path, durability: Durability, count: u32) -> Self {
-        Self {
-            path: path.to_owned(),
-            durability,
-            permits: Semaphore::new(count as usize),
-            idle: Arc::default(),
-        }
+    pub(super) fn new(path: &Path, durability: Durability, count: u32) -> Result<Self, DatabaseError> {
+        let threads = (0..count).map(|_| Reader::start(path, durability)).collect::<Result<_, _>>()?;
+        Ok(Self { threads: Mutex::new(threads) })
     }
 
     pub(super) async fn run(&self, query: Query) -> Result<Answer, DatabaseError> {
-        let _permit = self.permits.acquire().await.map_err(|_| DatabaseError::Closed)?;
-        let idle = self.idle.clone();
-        let (path, durability) = (self.path.clone(), self.durability);
-        let answered = tokio::task::spawn_blocking(move || {
-            let ready = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let connection = if let Some(connection) = ready {
-                connection
-            } else {
-                let connection = open(&path, durability)?;
-                connection.execute_batch("PRAGMA query_only = ON")?;
-                connection
-            };
-            let answer = run(&connection, &query);
-            idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-            answer
-        });
+        let (answer, answered) = oneshot::channel();
+        let (asked, busy) = {
+            let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+            let busy = |reader: &&Reader| reader.busy.load(Ordering::Relaxed);
+            let Some((quick, others)) = threads.split_first() else { return Err(DatabaseError::Closed) };
+            // What is quick shares a thread, so that one wake-up answers many; a long list has another and holds none of it up.
+            let least =
+                if query.quick { threads.iter().min_by_key(busy) } else { others.iter().min_by_key(busy) };
+            let reader = if query.quick && busy(&quick) < SHARED { quick } else { least.unwrap_or(quick) };
+            reader.busy.fetch_add(1, Ordering::Relaxed);
+            (reader.asked.clone(), reader.busy.clone())
+        };
+        if asked.send(Asked { query, answer }).await.is_err() {
+            busy.fetch_sub(1, Ordering::Relaxed);
+            return Err(DatabaseError::Closed);
+        }
         answered.await.map_err(|_| DatabaseError::Cut)?
     }
 
-    pub(super) fn close(&self) {
-        self.permits.close();
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Waits for what is being read, and closes.
+    pub(super) async fn close(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let ended = tokio::task::spawn_blocking(move || {
+            for Reader { asked, thread, .. } in threads {
+                drop(asked);
+                // It panics nowhere; and if it did, there is nothing to do about it here.
+                let _ = thread.join();
+            }
+        });
+        let _ = ended.await;
+    }
+}
+
+impl Reader {
+    fn start(path: &Path, durability: Durability) -> Result<Self, DatabaseError> {
+        let connection = open(path, durability)?;
+        connection.execute_batch("PRAGMA query_only = ON")?;
+        let (asked, mut waiting) = tokio::sync::mpsc::channel::<Asked>(WAITING);
+        let busy = Arc::new(AtomicUsize::new(0));
+        let answered = busy.clone();
+        let thread = std::thread::Builder::new().name("store-reader".to_owned());
+        let thread = thread
+            .spawn(move || {
+                while let Some(Asked { query, answer }) = waiting.blocking_recv() {
+                    // Whoever asked may have gone.
+                    if !answer.is_closed() {
+                        let _ = answer.send(run(&connection, &query));
+                    }
+                    answered.fetch_sub(1, Ordering::Relaxed);
+                }
+            })
+            .map_err(DatabaseError::Thread)?;
+        Ok(Self { asked, busy, thread })
     }
 }
