@@ -1,4 +1,4 @@
-//! Ids: a prefix that names the kind, then 128 bits, the first 48 of them the time in milliseconds.
+//! Ids: a prefix that names the kind, then 128 bits: 48 of the time in milliseconds, 10 of the microseconds in it, 70 of chance.
 //!
 //! `sess_01jd…` sorts by creation, can't be mistaken for a `turn_…`, and tells nothing but its age. The wrong prefix is a parse
 //! error that names both prefixes.
@@ -92,8 +92,11 @@ ids! {
 impl<K: Kind> Id<K> {
     /// A new id, now.
     pub fn new(clock: &dyn Clock, rng: &dyn Rng) -> Self {
-        let millis = u128::from(clock.now().as_millis().unsigned_abs()) & ((1 << 48) - 1);
-        Self::from_u128((millis << 80) | (rng.next_u128() >> 48))
+        let now = clock.now();
+        let millis = u128::from(now.as_millis().unsigned_abs()) & ((1 << 48) - 1);
+        // Two that are made one after the other sort so, though a server makes many in a millisecond.
+        let micros = u128::from(now.as_micros().unsigned_abs() % 1000);
+        Self::from_u128((millis << 80) | (micros << 70) | (rng.next_u128() >> 58))
     }
 
     /// The id with exactly these bits.
