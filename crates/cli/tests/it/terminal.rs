@@ -59,6 +59,12 @@ impl Terminal {
         assert!(!late, "`{wanted}` did not come:\n{}", self.seen);
     }
 
+    /// Waits until the turn is over and the next message may be typed.
+    async fn rests(&mut self) {
+        self.sees("$0.000000").await;
+        self.sees("› ").await;
+    }
+
     async fn types(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).await.unwrap();
         self.keys.flush().await.unwrap();
@@ -109,32 +115,40 @@ async fn a_person_talks_approves_refuses_interrupts_and_leaves() {
     let mut server = serve(data.path()).await;
     let mut chat = Terminal::open(data.path());
     chat.sees("`:help` helps").await;
+    chat.sees("› ").await;
     chat.types("hello\n").await;
     chat.sees("Hello from the script.").await;
+    chat.rests().await;
     // Asked, with the whole call in sight; approved once.
     chat.types("clean\n").await;
     chat.sees("rm -r build").await;
     chat.sees("e edit").await;
     chat.types("y\n").await;
     chat.sees("It is clean.").await;
+    chat.rests().await;
     chat.types("clean\n").await;
     chat.sees("e edit").await;
     chat.types("n\n").await;
     chat.sees("why not?").await;
     chat.types("not today\n").await;
     chat.sees("Then I leave it.").await;
+    chat.rests().await;
     // Ctrl-C ends the turn and not the program.
     chat.types("forever\n").await;
     chat.sees("Here I go").await;
     chat.types("\u{3}").await;
     chat.sees("nterrupted").await;
+    chat.sees("› ").await;
     chat.types("hello\n").await;
     chat.sees("Hello from the script.").await;
+    chat.rests().await;
     chat.types(":nonsense\n").await;
     chat.sees("There is no command").await;
+    chat.sees("› ").await;
     // Ctrl-C twice leaves, in good order, and says how to come back.
     chat.types("\u{3}").await;
     chat.sees("Ctrl-C again").await;
+    chat.sees("› ").await;
     chat.types("\u{3}").await;
     chat.sees("karta chat --session sess_").await;
     assert_eq!(chat.leaves().await, Some(0));
