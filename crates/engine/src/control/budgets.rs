@@ -49,31 +49,21 @@ impl Budgets {
     /// Reserves. Waits a while when others hold what this call needs: their bounds are mostly more than what they use.
     pub(crate) async fn reserve(&self, want: Want) -> Result<(Hold, u64), (Box<Problem>, bool)> {
         let until = Instant::now() + PATIENCE;
+        let mut least = want.least.max(want.output.min(USEFUL));
         loop {
             // Asked for before the look: what is settled in between wakes us.
             let settled = self.settled.notified();
-            let patient = Instant::now() < until;
-            let least = if patient { want.least.max(want.output.min(USEFUL)) } else { want.least };
-            let asked = Want { least, ..want.clone() };
-            match self.store.hold(asked).await {
+            match self.store.hold(Want { least, ..want.clone() }).await {
                 Ok(Reserved::Held { output }) => {
                     self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(want.id);
                     return Ok((Hold::of(want.id), output));
                 }
-                Ok(Reserved::Short(short)) if patient && may_fit_later(&short) => {
+                Ok(Reserved::Short(short)) if may_fit_later(&short) && Instant::now() < until => {
+                    // Woken or not, the record is looked at again: another node may have settled.
                     let _ = tokio::time::timeout(LOOK, settled).await;
                 }
-                // Nobody holds anything that would help: what there is has to do.
-                Ok(Reserved::Short(_)) if patient && least > want.least => {
-                    match self.store.hold(want.clone()).await {
-                        Ok(Reserved::Held { output }) => {
-                            self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(want.id);
-                            return Ok((Hold::of(want.id), output));
-                        }
-                        Ok(Reserved::Short(short)) => return Err(refused(&short)),
-                        Err(error) => return Err((failed(error), false)),
-                    }
-                }
+                // Nobody holds anything that would help, or they hold it too long: what there is has to do.
+                Ok(Reserved::Short(_)) if least > want.least => least = want.least,
                 Ok(Reserved::Short(short)) => return Err(refused(&short)),
                 Err(error) => return Err((failed(error), false)),
             }

@@ -162,8 +162,11 @@ impl Tokens {
         let revoked: HashSet<_> = store.session_tokens_revoked(now).await?.into_iter().collect();
         let origins: HashSet<_> = store.session_token_origins(now).await?.into_iter().collect();
         let rows = store.token_keys().await?;
-        let known = self.verifying.read().unwrap_or_else(PoisonError::into_inner).len();
-        if known != rows.len() {
+        let same = {
+            let known = self.verifying.read().unwrap_or_else(PoisonError::into_inner);
+            known.len() == rows.len() && rows.iter().all(|row| known.contains_key(&row.id))
+        };
+        if !same {
             let keys = rows
                 .iter()
                 .map(|row| (row.id.clone(), (DecodingKey::from_ed_der(&row.public), row.public.clone())));

@@ -47,5 +47,21 @@ async fn keys_and_tokens_end_at_their_time() {
     engine.gate().authenticate(&key.key).await.unwrap();
     clock.advance(Duration::from_mins(5));
     assert_eq!(engine.gate().authenticate(&key.key).await.unwrap_err().code(), ErrorCode::Unauthorized);
+
+    // Weeks later a new key signs, and the old one is forgotten in the same step: still everybody knows the new one.
+    clock.advance(Duration::from_hours(24 * 60));
+    engine.rotate_token_key().await.unwrap();
+    assert_eq!(engine.jwks()["keys"].as_array().unwrap().len(), 1);
+    let key = engine.bootstrap_key(org, Environment::Test, "later").await.unwrap();
+    let who = engine.gate().authenticate(key.expose()).await.unwrap();
+    let new = NewToken {
+        project: "app".to_owned(),
+        end_user: "ann".to_owned(),
+        session: None,
+        origins: Vec::new(),
+        ttl: Duration::from_mins(5),
+    };
+    let token = engine.mint_session_token(&who, new).await.unwrap();
+    engine.gate().authenticate(&token.token).await.unwrap();
     engine.shutdown().await;
 }

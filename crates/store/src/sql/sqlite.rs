@@ -186,6 +186,7 @@ impl Readers {
                 let _ = thread.join();
             }
         });
+        // It fails only when the runtime is going down, which ends the threads too.
         let _ = ended.await;
     }
 }
