@@ -2,11 +2,12 @@
 //!
 //! Clap has merged flags and environment already; here the rest is filled in, so that commands see one resolved struct.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use karta_types::Secret;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The file in the data directory by which a running `karta dev` or `karta serve` tells where it is.
 pub(crate) const SERVER_FILE: &str = "dev.json";
@@ -58,17 +59,98 @@ pub(crate) fn connection(
     // The file's key belongs to the file's server; it must not travel to another.
     let own = |running: &Running| url.as_ref().is_none_or(|url| same(url, &running.url));
     let running = running.filter(own);
-    let Some(url) = url.or_else(|| running.as_ref().map(|running| running.url.clone())) else {
+    let signed_in = if key.is_some() { Credentials::default() } else { Credentials::read()? };
+    let here = running.as_ref().map(|running| running.url.clone());
+    let Some(url) = url.or(here).or_else(|| signed_in.current.clone()) else {
         bail!(
-            "no server is known: start one by `karta dev`, or name one by `--url` and `--key` \
-             (or `KARTA_URL` and `KARTA_API_KEY`)"
+            "no server is known: start one by `karta dev`, sign in to one by `karta login --url URL`, or name one by `--url` and \
+             `--key` (or `KARTA_URL` and `KARTA_API_KEY`)"
         );
     };
-    let key = key.map(Secret::new).or_else(|| running.as_ref().map(|running| running.key.clone()));
+    // Somebody who signed in acts as themselves, on their own machine too.
+    let key = key.map(Secret::new).or_else(|| signed_in.token(&url));
+    let key = key.or_else(|| running.as_ref().map(|running| running.key.clone()));
     let Some(key) = key else {
-        bail!("no key for {url}: give one by `KARTA_API_KEY` or `--key`");
+        bail!(
+            "no key for {url}: sign in by `karta login --url {url}`, or give a key by `KARTA_API_KEY` or `--key`"
+        );
     };
     Ok(Connection { url, key, project: running.and_then(|running| running.project) })
+}
+
+/// Where this person signed in by `karta login`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Credentials {
+    /// The server that was signed in to last.
+    pub(crate) current: Option<String>,
+    /// Tokens by the servers' addresses.
+    servers: BTreeMap<String, String>,
+}
+
+impl Credentials {
+    fn path() -> anyhow::Result<PathBuf> {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        set("XDG_CONFIG_HOME")
+            .or_else(|| set("HOME").map(|folder| folder.join(".config")))
+            .map(|folder| folder.join("karta/credentials.json"))
+            .context("no place for credentials: neither `HOME` nor `XDG_CONFIG_HOME` is set")
+    }
+
+    /// Reads them; there are none before the first sign-in.
+    pub(crate) fn read() -> anyhow::Result<Self> {
+        // Without a home there is nothing to read, and no need to complain before somebody signs in.
+        let Ok(path) = Self::path() else { return Ok(Self::default()) };
+        match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .with_context(|| format!("reading `{}`; remove it and sign in again", path.display())),
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(why) => Err(why).with_context(|| format!("reading `{}`", path.display())),
+        }
+    }
+
+    /// The token for a server.
+    pub(crate) fn token(&self, url: &str) -> Option<Secret> {
+        self.servers.get(url.trim_end_matches('/')).cloned().map(Secret::new)
+    }
+
+    /// Keeps or, without a token, forgets the sign-in to a server.
+    pub(crate) fn set(mut self, url: &str, token: Option<&Secret>) -> anyhow::Result<()> {
+        let url = url.trim_end_matches('/').to_owned();
+        if let Some(token) = token {
+            self.servers.insert(url.clone(), token.expose().clone());
+            self.current = Some(url);
+        } else {
+            self.servers.remove(&url);
+            self.current = self.current.filter(|current| *current != url);
+        }
+        let path = Self::path()?;
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("making `{}`", folder.display()))?;
+        }
+        write_private(&path, &serde_json::to_string(&self)?)
+    }
+}
+
+/// Writes a file that nobody else can read: whole, or not at all.
+pub(crate) fn write_private(path: &Path, content: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let beside = path.with_extension("new");
+    std::fs::File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&beside)
+        .and_then(|mut file| file.write_all(content.as_bytes()))
+        .and_then(|()| std::fs::rename(&beside, path))
+        .with_context(|| format!("writing `{}`", path.display()))
+}
+
+/// The address of the server that runs on this machine, if one does.
+pub(crate) fn running_url(data: &Path) -> Option<String> {
+    let text = std::fs::read(data.join(SERVER_FILE)).ok()?;
+    Some(serde_json::from_slice::<Running>(&text).ok()?.url)
 }
 
 /// The settings of a server: defaults, then the file, then the environment. Flags come last, by the command.

@@ -104,6 +104,15 @@ impl Client {
         url
     }
 
+    /// The address of `/<segments…>`, beside the API.
+    pub(crate) fn page(&self, segments: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+
     pub(crate) fn request(&self, method: Method, url: Url) -> RequestBuilder {
         self.http.request(method, url)
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use karta_sandbox::Driver;
-use karta_store::{Keyring, Options, OrgRow, Store};
+use karta_store::{Keyring, OrgRow, Store};
 use karta_types::scope::Scopes;
 use karta_types::{Clock, ErrorCode, OrgId, Rng, Secret};
 
@@ -15,6 +15,7 @@ use crate::control::budgets::RENEWAL;
 use crate::control::encryption::LocalKeys;
 use crate::control::keys::{Environment, NewKey};
 use crate::control::local::Local;
+use crate::control::oidc::OidcProvider;
 use crate::data::channels::Channels;
 use crate::data::hub::Hub;
 use crate::data::places::{Place, Places};
@@ -23,7 +24,7 @@ use crate::data::turn::too_many_processes;
 use crate::gate::Gate;
 use crate::gateway::{self, Gateway};
 use crate::harnesses::Harnesses;
-use crate::settings::{Durability, Scripted, Settings};
+use crate::settings::{Scripted, Settings};
 use crate::tasks::Tasks;
 use crate::{Error, Principal, Result};
 
@@ -50,6 +51,7 @@ struct Inner {
     control: Arc<Local>,
     hub: Hub,
     catalogue: Catalogue,
+    oidc: Option<OidcProvider>,
     channels: Arc<Channels>,
     gateway: Gateway,
     harnesses: Harnesses,
@@ -141,15 +143,7 @@ impl Builder {
         let Self { settings, clock, rng, program, env } = self;
         prepare(&settings.data)?;
         let keyring = Keyring::load_or_create(&settings.data.join("keys"), &*rng)?;
-        let url = settings
-            .database
-            .clone()
-            .unwrap_or_else(|| format!("sqlite:{}", settings.data.join("karta.db").display()));
-        let durability = match settings.durability {
-            Durability::Process => karta_store::Durability::Process,
-            Durability::Power => karta_store::Durability::Power,
-        };
-        let store = Store::open(Options { url, durability, keys: keyring.clone() }).await?;
+        let store = Store::open(settings.store_options(keyring.clone())).await?;
         let encryption =
             Arc::new(LocalKeys::open(&settings.data.join("keys").join("kek"), clock.clone(), rng.clone())?);
         let control =
@@ -168,6 +162,7 @@ impl Builder {
             Scripted::Memory => crate::data::player::driver(clock.clone(), rng.clone()),
         };
         let places = Places::new(settings.limits.processes);
+        let oidc = OidcProvider::from_settings(&settings)?;
         let engine = Engine(Arc::new(Inner {
             harnesses: Harnesses::new(settings.data.join("harnesses")),
             settings,
@@ -179,6 +174,7 @@ impl Builder {
             control,
             hub: Hub::default(),
             catalogue: Catalogue::default(),
+            oidc,
             channels,
             gateway,
             driver,
@@ -390,6 +386,11 @@ impl Engine {
         &self.0.gate
     }
 
+    /// The provider of identities, if one is configured.
+    pub(crate) fn oidc(&self) -> Option<&OidcProvider> {
+        self.0.oidc.as_ref()
+    }
+
     pub(crate) fn control(&self) -> &Local {
         &self.0.control
     }
@@ -512,6 +513,7 @@ impl Engine {
         let kept = async {
             while self.store().journal_expire(before, 1000).await? >= 1000 {}
             self.store().idem_expire(now).await?;
+            self.store().sign_ins_expire(now).await?;
             Ok::<_, karta_store::Error>(())
         };
         if let Err(error) = kept.await {

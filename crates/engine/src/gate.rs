@@ -8,8 +8,8 @@ use karta_store::{Spender, UsageRow, Want};
 use karta_types::provider_key::KeyProvider;
 use karta_types::scope::Scopes;
 use karta_types::{
-    KeyId, Micros, ModelCallId, OrgId, Problem, ProjectId, ProviderKeyId, Secret, SessionId, SessionTokenId,
-    TurnId, Usage, UserId,
+    KeyId, Micros, ModelCallId, OrgId, Permission, Problem, ProjectId, ProviderKeyId, Role, Secret,
+    SessionId, SessionTokenId, TurnId, Usage, UserId,
 };
 
 use crate::Result;
@@ -84,8 +84,10 @@ pub struct Principal {
     pub org: OrgId,
     /// What they act as.
     pub actor: Actor,
-    /// What they may do.
+    /// What a key or token may do; of a person, the most that a key made by them can do.
     pub scopes: Scopes,
+    /// What a person is in the organisation.
+    pub role: Option<Role>,
     /// The one project they may touch, if they are restricted.
     pub project: Option<ProjectId>,
     /// What an end user's browser is held to.
@@ -112,9 +114,19 @@ impl Principal {
             org,
             actor: Actor::System,
             scopes: Scopes::all(),
+            role: None,
             project: None,
             restriction: None,
             origin: Origin::default(),
+        }
+    }
+
+    /// Whether they have a permission: people by their role, keys and tokens by their scopes, the platform always.
+    pub fn may(&self, what: Permission) -> bool {
+        match (self.role, self.actor) {
+            (Some(role), _) => what.is_of(role),
+            (None, Actor::System) => true,
+            (None, _) => what.scope.is_some_and(|scope| self.scopes.has(scope)),
         }
     }
 }

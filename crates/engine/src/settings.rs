@@ -17,6 +17,10 @@ pub struct Settings {
     pub data: PathBuf,
     /// Where the API listens.
     pub listen: SocketAddr,
+    /// Where people and clients reach this server, like `https://karta.example.com`: for links and sign-in. Absent is where it listens.
+    pub public_url: Option<String>,
+    /// Sign-in by a provider of identities (`OpenID` Connect).
+    pub oidc: Option<Oidc>,
     /// Where the model gateway listens; port 0 takes any. Loopback, because only harnesses on this machine call it.
     pub gateway_listen: SocketAddr,
     /// The database: `sqlite:PATH`; absent is `karta.db` in the data directory.
@@ -110,6 +114,26 @@ pub struct Model {
     pub small: Option<String>,
 }
 
+/// A provider of identities: anything that speaks `OpenID` Connect Discovery.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Oidc {
+    /// Its issuer, exactly as it names itself: `https://accounts.example.com`.
+    pub issuer: String,
+    /// What this server is called there.
+    pub client_id: String,
+    /// The secret that goes with it, if the provider gave one.
+    #[serde(default)]
+    pub client_secret: Option<Secret>,
+    /// What people know it as.
+    #[serde(default = "oidc_name")]
+    pub name: String,
+}
+
+fn oidc_name() -> String {
+    "single sign-on".to_owned()
+}
+
 /// Limits, in whole seconds unless said.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -180,6 +204,8 @@ impl Default for Settings {
         Self {
             data: PathBuf::from("karta-data"),
             listen: SocketAddr::from(([127, 0, 0, 1], 4747)),
+            public_url: None,
+            oidc: None,
             gateway_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             database: None,
             durability: Durability::default(),
@@ -207,8 +233,8 @@ impl Settings {
         toml::from_str(text).map_err(|error| error.to_string())
     }
 
-    /// Takes what the environment sets: `KARTA_DATA`, `KARTA_LISTEN`, `KARTA_DATABASE`, `KARTA_ISOLATION`, and the providers'
-    /// own variables `ANTHROPIC_API_KEY`, `ANTHROPIC_BASE_URL`, `OPENAI_API_KEY`, `OPENAI_BASE_URL`.
+    /// Takes what the environment sets: `KARTA_DATA`, `KARTA_LISTEN`, `KARTA_PUBLIC_URL`, `KARTA_DATABASE`, `KARTA_ISOLATION`,
+    /// `KARTA_OIDC_CLIENT_SECRET`, and the providers' own variables `ANTHROPIC_API_KEY`, `ANTHROPIC_BASE_URL`, `OPENAI_API_KEY`, `OPENAI_BASE_URL`.
     ///
     /// # Errors
     /// A value that can't be read, with the variable's name.
@@ -220,6 +246,14 @@ impl Settings {
             self.listen = listen
                 .parse()
                 .map_err(|_| format!("KARTA_LISTEN: `{listen}` is not an address like 127.0.0.1:4747"))?;
+        }
+        if let Some(url) = var("KARTA_PUBLIC_URL") {
+            self.public_url = Some(url);
+        }
+        if let Some(secret) = var("KARTA_OIDC_CLIENT_SECRET")
+            && let Some(oidc) = &mut self.oidc
+        {
+            oidc.client_secret = Some(Secret::new(secret));
         }
         if let Some(database) = var("KARTA_DATABASE") {
             self.database = Some(database);
@@ -257,6 +291,19 @@ impl Settings {
         let name = self.model.name.clone().unwrap_or_else(|| name.to_owned());
         let small = self.model.small.clone().unwrap_or_else(|| small.to_owned());
         (provider, name, small)
+    }
+
+    /// How the store is opened.
+    pub(crate) fn store_options(&self, keys: karta_store::Keyring) -> karta_store::Options {
+        let url = self
+            .database
+            .clone()
+            .unwrap_or_else(|| format!("sqlite:{}", self.data.join("karta.db").display()));
+        let durability = match self.durability {
+            Durability::Process => karta_store::Durability::Process,
+            Durability::Power => karta_store::Durability::Power,
+        };
+        karta_store::Options { url, durability, keys }
     }
 
     /// How long finished events stay replayable.

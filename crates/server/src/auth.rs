@@ -1,71 +1,70 @@
 //! Permissions: a handler that is given a [`May`] was allowed to run.
 
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath};
-use axum::http::Method;
 use axum::http::header::{AUTHORIZATION, ORIGIN};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method};
 use karta_engine::gate::{Origin, Restriction};
 use karta_engine::{Engine, Error, Principal};
 use karta_types::ErrorCode;
-use karta_types::scope::Scope;
+use karta_types::permission::{Permission, Permit};
 
 use crate::problem::Failure;
 
-/// Proof that the caller's key is valid and has the scope: `May<READ>`, `May<WRITE>`, `May<ADMIN>`.
+/// Proof that the caller has a permission: `May<ReadSessions>`. Which keys and people have it is the table in [`karta_types::permission`].
 #[derive(Debug, Clone)]
-pub struct May<const SCOPE: u8>(pub Principal);
+pub struct May<P>(pub Principal, pub PhantomData<P>);
 
-/// List things, usage, logs.
-pub const READ: u8 = 0;
-/// Sessions and turns.
-pub const WRITE: u8 = 1;
-/// Keys, members, budgets, activation.
-pub const ADMIN: u8 = 2;
-
-const fn scope_of(level: u8) -> Scope {
-    match level {
-        READ => Scope::Read,
-        WRITE => Scope::Write,
-        _ => Scope::Admin,
-    }
-}
-
-impl<const SCOPE: u8> FromRequestParts<Engine> for May<SCOPE> {
+impl<P: Permit> FromRequestParts<Engine> for May<P> {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, engine: &Engine) -> Result<Self, Failure> {
-        let token = parts
-            .headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| {
-                let (scheme, token) = value.split_once(' ')?;
-                scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-            })
-            .ok_or_else(|| {
-                Error::told(ErrorCode::Unauthorized, "there is no `Authorization: Bearer …` header")
-            })?;
-        let mut who = engine.gate().authenticate(token).await?;
-        who.origin = Origin {
-            request: crate::serve::current_request_id(),
-            address: parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_string()),
-        };
+        let mut who = engine.gate().authenticate(bearer(&parts.headers)?).await?;
+        who.origin = origin(parts);
         engine.check_rate(&who)?;
         if let Some(held) = &who.restriction {
             check_browser(held, parts)?;
         }
-        let wanted = scope_of(SCOPE);
-        if !who.scopes.has(wanted) {
-            let has = who.scopes.to_string();
-            return Err(Error::told(
-                ErrorCode::Forbidden,
-                format!("this needs the scope `{wanted}`; the key has `{has}`"),
-            )
-            .into());
+        if !who.may(P::PERMISSION) {
+            return Err(refusal(&who, P::PERMISSION).into());
         }
-        Ok(Self(who))
+        Ok(Self(who, PhantomData))
+    }
+}
+
+fn refusal(who: &Principal, what: Permission) -> Error {
+    let detail = match (who.role, what.scope) {
+        (Some(role), _) => {
+            format!("this needs the permission `{what}`, which the role `{role}` does not have")
+        }
+        (None, Some(scope)) => {
+            format!("this needs the scope `{scope}`; the key has `{}`", who.scopes)
+        }
+        (None, None) => format!("this needs the permission `{what}`, which only people have, by their role"),
+    };
+    Error::told(ErrorCode::Forbidden, detail)
+}
+
+/// The text of the bearer credential.
+///
+/// # Errors
+/// `unauthorized` when there is none.
+pub fn bearer(headers: &HeaderMap) -> Result<&str, Error> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    });
+    bearer.ok_or_else(|| Error::told(ErrorCode::Unauthorized, "there is no `Authorization: Bearer …` header"))
+}
+
+/// The request that somebody acts by.
+pub(crate) fn origin(parts: &Parts) -> Origin {
+    Origin {
+        request: crate::serve::current_request_id(),
+        address: parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_string()),
     }
 }
 

@@ -4,6 +4,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
+use karta_engine::Engine;
 use karta_types::page::{DEFAULT_LIMIT, MAX_LIMIT};
 use karta_types::{ErrorCode, Problem};
 use serde::Deserialize;
@@ -90,6 +91,27 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
         }
     }
     text
+}
+
+/// Where the caller reaches this server: the configured address, else what the request says.
+#[derive(Debug, Clone)]
+pub struct Base(pub String);
+
+impl FromRequestParts<Engine> for Base {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, engine: &Engine) -> Result<Self, Failure> {
+        if let Some(url) = &engine.settings().public_url {
+            return Ok(Self(url.trim_end_matches('/').to_owned()));
+        }
+        let host = parts.headers.get(header::HOST).and_then(|value| value.to_str().ok());
+        let host = host.or_else(|| parts.uri.authority().map(axum::http::uri::Authority::as_str));
+        let host = host
+            .filter(|host| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte)));
+        let host =
+            host.ok_or_else(|| Problem::new(ErrorCode::InvalidRequest, "there is no valid `Host` header"))?;
+        Ok(Self(format!("http://{host}")))
+    }
 }
 
 /// Query parameters; unknown ones are a 400 that names them.

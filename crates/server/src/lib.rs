@@ -10,6 +10,7 @@ pub mod idempotency;
 pub mod metrics;
 pub mod openapi;
 pub mod operations;
+pub mod pages;
 pub mod problem;
 mod serve;
 pub mod sse;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::extract::Path;
 use crate::metrics::Metrics;
+use crate::pages::html::{escape, page};
 use crate::problem::Answer;
 
 /// The routes, open to all: they tell nothing of any tenant.
@@ -79,17 +80,4 @@ async fn problems() -> Html<String> {
         let _ = write!(rows, "<li><a href=\"/problems/{code}\"><code>{code}</code></a> {title}</li>");
     }
     Html(page("Problems", &format!("<ul>{rows}</ul>")))
-}
-
-fn page(title: &str, body: &str) -> String {
-    let title = escape(title);
-    format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <title>{title} - Karta</title><style>body{{font:16px/1.5 system-ui,sans-serif;max-width:42rem;margin:3rem auto;\
-         padding:0 1rem;color-scheme:light dark}}code{{font-size:.95em}}</style><h1>{title}</h1>{body}</html>"
-    )
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

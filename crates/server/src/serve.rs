@@ -44,6 +44,7 @@ pub fn router(engine: &Engine) -> Router {
     Router::new()
         .merge(api)
         .merge(crate::operations::routes(document, metrics.clone()))
+        .merge(crate::pages::routes(engine))
         .fallback(|| async { Failure::from(Error::not_found("page")) })
         .method_not_allowed_fallback(|| async {
             let mut problem = Problem::new(ErrorCode::InvalidRequest, "this path does not take that method");

@@ -14,6 +14,9 @@ pub enum Error {
     /// Something that must be unique exists already.
     #[error("{0} exists already")]
     Conflict(&'static str),
+    /// Nobody would own the organisation any more.
+    #[error("the organisation would be left without an owner")]
+    LastOwner,
     /// Others changed the same rows meanwhile, again and again.
     #[error("others changed the same rows at the same time")]
     Raced,

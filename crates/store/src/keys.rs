@@ -160,16 +160,19 @@ impl Store {
         .await
     }
 
-    /// Keyed hashes of keys that changed since `since`, of all organisations: what a node has to forget.
+    /// Keyed hashes of keys and personal accesses that changed since `since`, of all organisations: what a node has to forget.
     ///
     /// # Errors
     /// The database failed.
     pub async fn keys_changed(&self, since: Timestamp) -> Result<Vec<[u8; 32]>> {
-        let rows = query("SELECT digest FROM api_key WHERE changed_at >= $1")
-            .bind(since.as_micros())
-            .fetch_all(self.readers())
-            .await
-            .map_err(Error::database("looking for changed keys"))?;
+        let rows = query(
+            "SELECT digest FROM api_key WHERE changed_at >= $1 \
+             UNION ALL SELECT digest FROM personal_access WHERE changed_at >= $1",
+        )
+        .bind(since.as_micros())
+        .fetch_all(self.readers())
+        .await
+        .map_err(Error::database("looking for changed keys"))?;
         rows.iter()
             .map(|row| {
                 let bytes = Reader::new(row).bytes("digest")?;

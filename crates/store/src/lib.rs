@@ -16,6 +16,7 @@ mod keys;
 mod ledger;
 mod migrations;
 mod orgs;
+mod people;
 mod projects;
 mod provider_keys;
 mod releases;
@@ -36,6 +37,9 @@ pub use journal::{Chunk, Commit};
 pub use keys::KeyRow;
 pub use ledger::{BudgetRow, Dearest, Reserved, Short, Spender, Want};
 pub use orgs::OrgRow;
+pub use people::{
+    AccessHolder, AccessKind, AccessRow, DeviceRow, DeviceState, InvitationRow, MemberRow, PersonRow,
+};
 pub use projects::{ProjectKey, ProjectRow};
 pub use provider_keys::ProviderKeyRow;
 pub use releases::{NewRelease, ReleaseRow};

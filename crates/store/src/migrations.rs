@@ -39,6 +39,7 @@ const ALL: &[Migration] = &[
     migration!(4, "0004_budgets"),
     migration!(5, "0005_provider_keys"),
     migration!(6, "0006_session_tokens"),
+    migration!(7, "0007_people"),
 ];
 
 /// What keeps two servers from changing one PostgreSQL database at once: a number nobody else has a reason to lock.

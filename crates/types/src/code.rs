@@ -61,6 +61,8 @@ codes! {
         "It failed, was deleted, or is still being built. Look at its state.";
     InputAlreadyResolved "input_already_resolved" 409 false "This input was already answered"
         "The first answer won. Read the session's events to see which.";
+    LastOwner "last_owner" 409 false "An organisation has at least one owner"
+        "Make somebody else an owner first.";
     RequestInProgress "request_in_progress" 409 true "The first request with this Idempotency-Key is still running"
         "Wait for it, then repeat the request to get its answer.";
     IdempotencyMismatch "idempotency_mismatch" 422 false "This Idempotency-Key was used with another request"

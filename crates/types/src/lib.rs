@@ -12,6 +12,8 @@ pub mod key;
 pub mod message;
 pub mod money;
 pub mod page;
+pub mod permission;
+pub mod person;
 pub mod provider_key;
 pub mod release;
 pub mod rng;
@@ -30,6 +32,7 @@ pub use id::{
     TurnId, UserId,
 };
 pub use money::Micros;
+pub use permission::{Permission, Role};
 pub use rng::Rng;
 pub use secret::Secret;
 pub use time::{Clock, Timestamp};

@@ -1,10 +1,10 @@
-//! `karta keys`, `budget`, `usage`, `provider-keys`, `token`, `audit`.
+//! `karta login`, `logout`, `admin`, `members`, `keys`, `budget`, `usage`, `provider-keys`, `token`, `audit`.
 
 use clap::{Args, Subcommand};
 use karta_types::budget::{Level, Period};
 use karta_types::provider_key::KeyProvider;
 use karta_types::scope::Scopes;
-use karta_types::{KeyId, SessionId, SessionTokenId};
+use karta_types::{InvitationId, KeyId, Role, SessionId, SessionTokenId, UserId};
 
 /// Which server.
 #[derive(Debug, Args)]
@@ -15,6 +15,87 @@ pub(crate) struct ServerArgs {
     /// The API key; better given as `KARTA_API_KEY`, because other users of this machine can see command lines
     #[arg(long, global = true, value_name = "KEY", env = "KARTA_API_KEY", hide_env_values = true)]
     pub(crate) key: Option<String>,
+}
+
+/// Sign this terminal in: somebody approves it in a browser
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// The server's address [default: of the running `karta dev` or `karta serve`]
+    #[arg(long, value_name = "URL", env = "KARTA_URL")]
+    pub(crate) url: Option<String>,
+}
+
+/// End this terminal's sign-in
+#[derive(Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// The server's address [default: the one signed in to last]
+    #[arg(long, value_name = "URL", env = "KARTA_URL")]
+    pub(crate) url: Option<String>,
+}
+
+/// What whoever runs the server does on its machine
+#[derive(Debug, Args)]
+pub(crate) struct AdminArgs {
+    #[command(subcommand)]
+    pub(crate) command: AdminCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdminCommand {
+    /// Make an organisation's first owner: prints a link that signs them in, once, and a key. For a member, prints a new link
+    Bootstrap {
+        /// The owner's address
+        #[arg(long, value_name = "ADDRESS")]
+        email: String,
+        /// The organisation
+        #[arg(long, value_name = "SLUG", default_value = "default")]
+        org: String,
+        /// Settings file of the server
+        #[arg(long, value_name = "FILE", env = "KARTA_CONFIG")]
+        config: Option<std::path::PathBuf>,
+    },
+}
+
+/// List, invite, change and remove people
+#[derive(Debug, Args)]
+pub(crate) struct MembersArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    #[command(subcommand)]
+    pub(crate) command: MembersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MembersCommand {
+    /// Show the organisation's people
+    List,
+    /// Invite somebody and print the link, once
+    Invite {
+        /// Their address
+        email: String,
+        /// What they will be: owner, admin, developer, billing or viewer
+        #[arg(long, default_value = "developer")]
+        role: Role,
+    },
+    /// Show invitations that were not yet taken up
+    Invitations,
+    /// Take an invitation back
+    Uninvite {
+        /// The invitation's id
+        id: InvitationId,
+    },
+    /// Give somebody another role
+    Change {
+        /// The person's id
+        id: UserId,
+        /// What they are from now on: owner, admin, developer, billing or viewer
+        role: Role,
+    },
+    /// Remove somebody; their sign-ins end at once
+    Remove {
+        /// The person's id
+        id: UserId,
+    },
 }
 
 /// List, make, replace and revoke API keys

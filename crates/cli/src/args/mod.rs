@@ -11,8 +11,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use account::{
-    AuditArgs, AuditCommand, BudgetArgs, BudgetCommand, KeysArgs, KeysCommand, ProviderKeysArgs,
-    ProviderKeysCommand, ServerArgs, TokenArgs, TokenCommand, UsageArgs,
+    AdminArgs, AdminCommand, AuditArgs, AuditCommand, BudgetArgs, BudgetCommand, KeysArgs, KeysCommand,
+    LoginArgs, LogoutArgs, MembersArgs, MembersCommand, ProviderKeysArgs, ProviderKeysCommand, ServerArgs,
+    TokenArgs, TokenCommand, UsageArgs,
 };
 pub(crate) use chat::{Approve, ChatArgs};
 pub(crate) use completions::CompletionsArgs;
@@ -69,6 +70,10 @@ pub(crate) enum Command {
     Dev(DevArgs),
     Chat(ChatArgs),
     Serve(ServeArgs),
+    Admin(AdminArgs),
+    Login(LoginArgs),
+    Logout(LogoutArgs),
+    Members(MembersArgs),
     Keys(KeysArgs),
     Budget(BudgetArgs),
     Usage(UsageArgs),

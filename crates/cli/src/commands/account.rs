@@ -69,7 +69,7 @@ pub(super) async fn keys(client: &Client, command: KeysCommand, json: bool, prin
 }
 
 /// Something that is shown once: alone on standard output, so that it can be piped.
-fn secret(
+pub(super) fn secret(
     json: bool,
     printer: &Printer,
     whole: &impl serde::Serialize,
@@ -79,7 +79,7 @@ fn secret(
     if json {
         printer.json(whole)?;
     } else {
-        printer.data(&format!("{text}\n"))?;
+        printer.data(text)?;
         printer.note(note);
     }
     Ok(())
@@ -280,7 +280,7 @@ pub(super) async fn audit(client: &Client, command: AuditCommand, json: bool, pr
                 printer.json(&verdict)?;
             } else {
                 for fault in &verdict.faults {
-                    printer.data(&format!("row {}: {}\n", fault.seq, fault.what))?;
+                    printer.data(&format!("row {}: {}", fault.seq, fault.what))?;
                 }
                 let whole = if verdict.intact { "whole" } else { "not whole" };
                 printer.note(&format!(

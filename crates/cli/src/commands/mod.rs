@@ -1,12 +1,15 @@
 //! One file per verb. A command takes resolved settings and the printer; it reads no flags and no environment.
 
 mod account;
+mod admin;
 mod chat;
 mod completions;
 mod demo;
 mod dev;
 mod doctor;
 mod harness;
+mod login;
+mod members;
 mod play;
 mod running;
 mod serve;
@@ -36,6 +39,16 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> anyhow::Result<ExitCode>
                 json: cli.global.json,
             };
             Box::pin(chat::run(settings, printer)).await
+        }
+        Command::Admin(args) => admin::run(args.command, cli.global.data, cli.global.json, printer).await,
+        Command::Login(args) => {
+            let data = settings::data_dir(cli.global.data)?;
+            login::login(args.url, &data, cli.global.json, printer).await
+        }
+        Command::Logout(args) => login::logout(args.url, printer).await,
+        Command::Members(args) => {
+            let client = client(cli.global.data, args.server)?;
+            members::run(&client, args.command, cli.global.json, printer).await
         }
         Command::Keys(args) => {
             let client = client(cli.global.data, args.server)?;

@@ -1,7 +1,6 @@
 //! A server that this process runs: started, announced, and stopped in good order.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -76,7 +75,7 @@ impl Running {
             _ => self.engine.bootstrap_key(self.org, Environment::Test, "this machine").await?,
         };
         let content = json!({ "url": self.url, "key": key.expose(), "project": project });
-        write_private(&path, &content.to_string())?;
+        crate::settings::write_private(&path, &content.to_string())?;
         Ok(key)
     }
 
@@ -91,20 +90,6 @@ impl Running {
         self.server.shutdown().await;
         Ok(ExitCode::SUCCESS)
     }
-}
-
-fn write_private(path: &Path, content: &str) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    let beside = path.with_extension("new");
-    std::fs::File::options()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&beside)
-        .and_then(|mut file| file.write_all(content.as_bytes()))
-        .and_then(|()| std::fs::rename(&beside, path))
-        .with_context(|| format!("writing `{}`", path.display()))
 }
 
 /// Puts the built-in scripted model in the place of the providers.

@@ -5,8 +5,10 @@
 mod chat;
 mod fake;
 mod help;
+mod people;
 mod policy;
 mod real;
 mod run;
+mod served;
 mod serving;
 mod terminal;

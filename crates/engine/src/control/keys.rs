@@ -1,4 +1,4 @@
-//! API keys: `kt_live_` or `kt_test_`, 32 random base-62 characters, 6 of checksum.
+//! Credentials: `kt_live_` or `kt_test_` for API keys, `kt_user_` for people, then 32 random base-62 characters and 6 of checksum.
 //!
 //! A key has 190 bits of chance, so a keyed hash (HMAC-SHA-256) is enough to store it by; slow hashes protect passwords. The
 //! checksum lets secret scanners tell a real key from look-alikes, and lets us refuse garbage without asking the store.
@@ -36,11 +36,14 @@ impl Environment {
     }
 }
 
-/// A new key's text.
-fn generate(environment: Environment, rng: &dyn Rng) -> String {
-    let mut key = environment.prefix().to_owned();
+/// What a personal access begins with.
+pub(crate) const PERSONAL: &str = "kt_user_";
+
+/// A new credential's text.
+pub(crate) fn generate(prefix: &str, rng: &dyn Rng) -> String {
+    let mut key = prefix.to_owned();
     let mut byte = [0u8; 1];
-    while key.len() < environment.prefix().len() + RANDOM {
+    while key.len() < prefix.len() + RANDOM {
         rng.fill(&mut byte);
         // 248 is the largest multiple of 62 in a byte: above it some letters would come more often.
         if byte[0] < 248 {
@@ -72,7 +75,8 @@ fn checksum(text: &str) -> String {
 
 /// Whether the text has the form of a key, checksum included.
 pub fn well_formed(token: &str) -> bool {
-    let Some(rest) = token.strip_prefix("kt_live_").or_else(|| token.strip_prefix("kt_test_")) else {
+    let prefixes = ["kt_live_", "kt_test_", PERSONAL];
+    let Some(rest) = prefixes.iter().find_map(|prefix| token.strip_prefix(prefix)) else {
         return false;
     };
     rest.len() == RANDOM + CHECK
@@ -104,7 +108,7 @@ pub fn mint(
     by: Option<String>,
     new: NewKey,
 ) -> (KeyRow, Secret) {
-    let text = generate(new.environment, rng);
+    let text = generate(new.environment.prefix(), rng);
     let row = KeyRow {
         id: KeyId::new(clock, rng),
         org,
@@ -134,7 +138,6 @@ pub struct Cache {
 #[derive(Debug)]
 struct Known {
     principal: Principal,
-    id: KeyId,
     expires_at: Option<Timestamp>,
     /// The minute that its use was last noted in.
     noted: AtomicI64,
@@ -160,23 +163,35 @@ impl Cache {
         if let Some(known) = self.get(&digest) {
             return self.check(&known, clock).ok_or_else(refused);
         }
-        let row = store.key_by_digest(&digest).await?.ok_or_else(refused)?;
-        if row.revoked_at.is_some() {
-            return Err(refused());
-        }
-        let known = Arc::new(Known {
-            id: row.id,
-            noted: AtomicI64::new(0),
-            principal: Principal {
+        let (principal, expires_at) = if token.starts_with(PERSONAL) {
+            let holder = store.access_by_digest(&digest).await?.ok_or_else(refused)?;
+            let principal = Principal {
+                org: holder.org,
+                actor: Actor::User(holder.person),
+                scopes: holder.role.scopes(),
+                role: Some(holder.role),
+                project: None,
+                restriction: None,
+                origin: Origin::default(),
+            };
+            (principal, Some(holder.expires_at))
+        } else {
+            let row = store.key_by_digest(&digest).await?.ok_or_else(refused)?;
+            if row.revoked_at.is_some() {
+                return Err(refused());
+            }
+            let principal = Principal {
                 org: row.org,
                 actor: Actor::Key(row.id),
                 scopes: row.scopes,
+                role: None,
                 project: row.project,
                 restriction: None,
                 origin: Origin::default(),
-            },
-            expires_at: row.expires_at,
-        });
+            };
+            (principal, row.expires_at)
+        };
+        let known = Arc::new(Known { principal, expires_at, noted: AtomicI64::new(0) });
         self.insert(digest, known.clone());
         self.check(&known, clock).ok_or_else(refused)
     }
@@ -211,9 +226,10 @@ impl Cache {
         let minute = now.as_millis() / 60_000;
         // Once a minute and key: the hot path takes no lock.
         if known.noted.swap(minute, Ordering::Relaxed) != minute
+            && let Actor::Key(id) = known.principal.actor
             && let Ok(mut used) = self.used.lock()
         {
-            used.insert(known.id, (known.principal.org, now));
+            used.insert(id, (known.principal.org, now));
         }
         Some(known.principal.clone())
     }
@@ -241,8 +257,8 @@ mod tests {
     #[test]
     fn a_key_knows_its_checksum() {
         let rng = Seeded::new(1);
-        for environment in [Environment::Live, Environment::Test] {
-            let key = generate(environment, &rng);
+        for prefix in [Environment::Live.prefix(), Environment::Test.prefix(), PERSONAL] {
+            let key = generate(prefix, &rng);
             assert!(well_formed(&key), "{key}");
             assert_eq!(key.len(), 8 + RANDOM + CHECK);
             let mut broken = key.clone().into_bytes();

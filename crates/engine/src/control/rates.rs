@@ -14,11 +14,16 @@ const BUCKETS: usize = 10_000;
 const BURST: i64 = 2;
 const MICROS: i64 = 1_000_000;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Whose {
     Org(OrgId),
     Actor(Actor),
+    /// Somebody who has not signed in.
+    Address(String),
 }
+
+/// Requests a second from one address without a credential: signing in takes a handful.
+const STRANGERS: u32 = 10;
 
 /// What is left, in millionths of a request, and when that was.
 #[derive(Debug, Clone, Copy)]
@@ -56,28 +61,35 @@ fn grown(since: Timestamp, now: Timestamp, rate: i64) -> i64 {
 }
 
 impl Engine {
+    /// Whether somebody without a credential may ask once more this second.
+    ///
+    /// # Errors
+    /// `rate_limited` with the seconds to wait.
+    pub fn check_stranger(&self, address: Option<&str>) -> Result<()> {
+        let whose = Whose::Address(address.unwrap_or_default().to_owned());
+        self.take("address", whose, STRANGERS)
+    }
+
     /// Whether the caller may ask once more this second.
     ///
     /// # Errors
     /// `rate_limited` with the seconds to wait.
     pub fn check_rate(&self, who: &Principal) -> Result<()> {
         let limits = &self.settings().limits;
-        let now = self.clock().now();
-        let checks = [
-            ("key", Whose::Actor(who.actor), limits.key_requests_per_second),
-            ("organisation", Whose::Org(who.org), limits.org_requests_per_second),
-        ];
-        for (level, whose, rate) in checks {
-            if rate > 0
-                && let Err(wait) = self.control().rates().take(whose, rate, now)
-            {
-                let seconds = wait.div_euclid(MICROS) + 1;
-                let detail = format!("more than {rate} requests a second by this {level}");
-                let problem = Problem::new(ErrorCode::RateLimited, detail)
-                    .with("limit", i64::from(rate))
-                    .with("retry_after", seconds);
-                return Err(Error::Told(Box::new(problem)));
-            }
+        self.take("key", Whose::Actor(who.actor), limits.key_requests_per_second)?;
+        self.take("organisation", Whose::Org(who.org), limits.org_requests_per_second)
+    }
+
+    fn take(&self, level: &str, whose: Whose, rate: u32) -> Result<()> {
+        if rate > 0
+            && let Err(wait) = self.control().rates().take(whose, rate, self.clock().now())
+        {
+            let seconds = wait.div_euclid(MICROS) + 1;
+            let detail = format!("more than {rate} requests a second by this {level}");
+            let problem = Problem::new(ErrorCode::RateLimited, detail)
+                .with("limit", i64::from(rate))
+                .with("retry_after", seconds);
+            return Err(Error::Told(Box::new(problem)));
         }
         Ok(())
     }
@@ -93,14 +105,14 @@ mod tests {
         let rates = Rates::default();
         let (one, two) = (Whose::Org(OrgId::from_u128(1)), Whose::Org(OrgId::from_u128(2)));
         let mut now = Timestamp::from_micros(1_000_000_000);
-        let given = (0..100).filter(|_| rates.take(one, 10, now).is_ok()).count();
+        let given = (0..100).filter(|_| rates.take(one.clone(), 10, now).is_ok()).count();
         assert_eq!(given, 20, "two seconds' worth at once");
-        assert_eq!(rates.take(one, 10, now), Err(100_001), "a tenth of a second for the next");
-        assert!(rates.take(two, 10, now).is_ok());
+        assert_eq!(rates.take(one.clone(), 10, now), Err(100_001), "a tenth of a second for the next");
+        assert!(rates.take(two.clone(), 10, now).is_ok());
         let mut later = 0;
         for _ in 0..100 {
             now = now.plus(Duration::from_millis(50));
-            later += usize::from(rates.take(one, 10, now).is_ok());
+            later += usize::from(rates.take(one.clone(), 10, now).is_ok());
         }
         assert_eq!(later, 50, "ten a second for five seconds");
     }

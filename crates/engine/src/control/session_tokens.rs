@@ -124,6 +124,7 @@ impl Tokens {
             org: claims.org,
             actor: Actor::Token { id: claims.jti, key: claims.key },
             scopes: [Scope::Read, Scope::Write].into_iter().collect::<Scopes>(),
+            role: None,
             project: Some(claims.aud),
             restriction: Some(Arc::new(Restriction {
                 end_user: claims.sub,

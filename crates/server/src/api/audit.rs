@@ -10,11 +10,12 @@ use karta_engine::control::audit::Filter;
 use karta_engine::{Engine, Principal};
 use karta_types::audit::{Entry, Verdict};
 use karta_types::page::Page;
+use karta_types::permission::may::ReadAudit;
 use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::{ADMIN, May};
+use crate::auth::May;
 use crate::extract::{Query, cursor, limit};
 use crate::problem::Answer;
 
@@ -48,7 +49,7 @@ struct From {
     responses((status = 200, body = Object), (status = "4XX", body = karta_types::Problem)))]
 async fn list(
     State(engine): State<Engine>,
-    May(who): May<ADMIN>,
+    May(who, _): May<ReadAudit>,
     Query(wanted): Query<Wanted>,
 ) -> Answer<Json<Page<Entry>>> {
     let (limit, before) = (limit(wanted.limit)?, cursor(wanted.cursor.as_deref())?);
@@ -61,7 +62,7 @@ async fn list(
     responses((status = 200, content_type = "application/x-ndjson", body = String), (status = "4XX", body = karta_types::Problem)))]
 async fn export(
     State(engine): State<Engine>,
-    May(who): May<ADMIN>,
+    May(who, _): May<ReadAudit>,
     Query(from): Query<From>,
 ) -> Answer<Response> {
     // The first read decides the status; what fails later cuts the connection, which no client takes for the end.
@@ -100,6 +101,6 @@ async fn next(engine: &Engine, who: &Principal, rows: &[Entry], after: u64) -> P
 /// Checks the chain from its first row to its end, and every signed end.
 #[utoipa::path(get, path = "/verify", tag = "audit",
     responses((status = 200, body = Verdict), (status = "4XX", body = karta_types::Problem)))]
-async fn verify(State(engine): State<Engine>, May(who): May<ADMIN>) -> Answer<Json<Verdict>> {
+async fn verify(State(engine): State<Engine>, May(who, _): May<ReadAudit>) -> Answer<Json<Verdict>> {
     Ok(Json(engine.audit_verify(&who).await?))
 }

@@ -6,12 +6,13 @@ use axum::http::StatusCode;
 use karta_engine::{Engine, Error};
 use karta_types::budget::{Budget, Caps, Level, Period};
 use karta_types::page::Page;
+use karta_types::permission::may::{ReadBudgets, SetBudgets};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::{ADMIN, May, READ};
+use crate::auth::May;
 use crate::extract::{Body, Path, Query};
 use crate::problem::Answer;
 
@@ -51,7 +52,7 @@ fn level(text: &str) -> Answer<Level> {
 /// The organisation's budgets, with what was used, what is set aside and what is left.
 #[utoipa::path(get, path = "", tag = "budgets",
     responses((status = 200, body = Object), (status = "4XX", body = karta_types::Problem)))]
-async fn list(State(engine): State<Engine>, May(who): May<READ>) -> Answer<Json<Page<Budget>>> {
+async fn list(State(engine): State<Engine>, May(who, _): May<ReadBudgets>) -> Answer<Json<Page<Budget>>> {
     Ok(Json(Page { data: engine.budgets(&who).await?, next_cursor: None }))
 }
 
@@ -61,7 +62,7 @@ async fn list(State(engine): State<Engine>, May(who): May<READ>) -> Answer<Json<
     responses((status = 200, body = Budget), (status = "4XX", body = karta_types::Problem)))]
 async fn set(
     State(engine): State<Engine>,
-    May(who): May<ADMIN>,
+    May(who, _): May<SetBudgets>,
     Path((name, id)): Path<(String, String)>,
     body: Body<SetBudget>,
 ) -> Answer<Json<Budget>> {
@@ -76,7 +77,7 @@ async fn set(
     responses((status = 204), (status = "4XX", body = karta_types::Problem)))]
 async fn remove(
     State(engine): State<Engine>,
-    May(who): May<ADMIN>,
+    May(who, _): May<SetBudgets>,
     Path((name, id)): Path<(String, String)>,
     Query(which): Query<Which>,
 ) -> Answer<StatusCode> {

@@ -7,6 +7,7 @@ use karta_engine::Engine;
 use karta_engine::data::inputs::{Answered, Pending};
 use karta_types::message::{Answer as Given, Decision};
 use karta_types::page::Page;
+use karta_types::permission::may::{ReadSessions, UseSessions};
 use karta_types::session::Session;
 use karta_types::{Body as EventBody, Event, RequestId, SessionId};
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::target::Target;
-use crate::auth::{May, READ, WRITE};
+use crate::auth::May;
 use crate::extract::{Body, Paging, Query};
 use crate::problem::Answer;
 use crate::sse::Include;
@@ -37,7 +38,7 @@ pub fn of_org() -> OpenApiRouter<Engine> {
     responses((status = 200, body = Object), (status = "4XX", body = karta_types::Problem)))]
 async fn list(
     State(engine): State<Engine>,
-    May(who): May<READ>,
+    May(who, _): May<ReadSessions>,
     target: Target,
     Query(paging): Query<Paging>,
 ) -> Answer<Json<Page<Pending>>> {
@@ -51,7 +52,7 @@ async fn list(
     responses((status = 200, body = Object), (status = "4XX", body = karta_types::Problem)))]
 async fn list_all(
     State(engine): State<Engine>,
-    May(who): May<READ>,
+    May(who, _): May<ReadSessions>,
     Query(paging): Query<Paging>,
 ) -> Answer<Json<Page<Pending>>> {
     Ok(Json(engine.inputs(&who, None, paging.cursor()?, paging.limit()?).await?))
@@ -95,7 +96,7 @@ pub struct Continuation {
         (status = "4XX", body = karta_types::Problem)))]
 async fn answer(
     State(engine): State<Engine>,
-    May(who): May<WRITE>,
+    May(who, _): May<UseSessions>,
     target: Target,
     body: Body<AnswerBody>,
 ) -> Answer<Response> {

@@ -9,6 +9,7 @@ use karta_engine::control::keys::{Environment, NewKey};
 use karta_engine::{Engine, Error};
 use karta_types::key::{ApiKey, NewApiKey};
 use karta_types::page::Page;
+use karta_types::permission::may::{ManageKeys, ReadKeys};
 use karta_types::scope::{Scope, Scopes};
 use karta_types::{KeyId, Timestamp};
 use serde::Deserialize;
@@ -16,7 +17,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::{ADMIN, May};
+use crate::auth::May;
 use crate::extract::{Body, Paging, Path, Query};
 use crate::problem::Answer;
 
@@ -59,7 +60,7 @@ const OVERLAP: u64 = 24 * 60 * 60;
     responses((status = 200, body = Object), (status = "4XX", body = karta_types::Problem)))]
 async fn list(
     State(engine): State<Engine>,
-    May(who): May<ADMIN>,
+    May(who, _): May<ReadKeys>,
     Query(paging): Query<Paging>,
 ) -> Answer<Json<Page<ApiKey>>> {
     Ok(Json(engine.keys(&who, paging.cursor()?, paging.limit()?).await?))
@@ -70,7 +71,7 @@ async fn list(
     responses((status = 201, body = NewApiKey), (status = "4XX", body = karta_types::Problem)))]
 async fn create(
     State(engine): State<Engine>,
-    May(who): May<ADMIN>,
+    May(who, _): May<ManageKeys>,
     body: Body<CreateKey>,
 ) -> Answer<(StatusCode, Json<NewApiKey>)> {
     let wanted = body.value;
@@ -99,7 +100,7 @@ async fn create(
     responses((status = 200, body = ApiKey), (status = "4XX", body = karta_types::Problem)))]
 async fn read(
     State(engine): State<Engine>,
-    May(who): May<ADMIN>,
+    May(who, _): May<ReadKeys>,
     Path(key): Path<KeyId>,
 ) -> Answer<Json<ApiKey>> {
     Ok(Json(engine.key(&who, key).await?))
@@ -110,7 +111,7 @@ async fn read(
     responses((status = 204), (status = "4XX", body = karta_types::Problem)))]
 async fn revoke(
     State(engine): State<Engine>,
-    May(who): May<ADMIN>,
+    May(who, _): May<ManageKeys>,
     Path(key): Path<KeyId>,
 ) -> Answer<StatusCode> {
     engine.revoke_key(&who, key).await?;
@@ -122,7 +123,7 @@ async fn revoke(
     responses((status = 201, body = NewApiKey), (status = "4XX", body = karta_types::Problem)))]
 async fn rotate(
     State(engine): State<Engine>,
-    May(who): May<ADMIN>,
+    May(who, _): May<ManageKeys>,
     Path(key): Path<KeyId>,
     body: Body<RotateKey>,
 ) -> Answer<(StatusCode, Json<NewApiKey>)> {

@@ -9,6 +9,7 @@ use karta_engine::data::sessions::check_name;
 use karta_engine::data::turn::{Accepted, Answer as Folded, Fold, OnBusy, SendMessage};
 use karta_engine::{Engine, Error, Principal};
 use karta_types::message::Content;
+use karta_types::permission::may::UseSessions;
 use karta_types::session::{Participant, ParticipantKind};
 use karta_types::{Body as EventBody, ErrorCode, Problem, SessionId, TurnId};
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ use utoipa_axum::routes;
 
 use crate::api::sessions::CreateSession;
 use crate::api::target::Target;
-use crate::auth::{May, WRITE};
+use crate::auth::May;
 use crate::extract::{Body, Path};
 use crate::idempotency;
 use crate::problem::{Answer, Failure};
@@ -134,7 +135,7 @@ fn wants(headers: &HeaderMap, stream: bool) -> Wants {
         (status = 202, body = Taken), (status = "4XX", body = karta_types::Problem)))]
 async fn send(
     State(engine): State<Engine>,
-    May(who): May<WRITE>,
+    May(who, _): May<UseSessions>,
     target: Target,
     method: Method,
     OriginalUri(uri): OriginalUri,
@@ -156,7 +157,7 @@ async fn send(
         (status = 202, body = Taken), (status = "4XX", body = karta_types::Problem)))]
 async fn send_to_project(
     State(engine): State<Engine>,
-    May(who): May<WRITE>,
+    May(who, _): May<UseSessions>,
     Path(project): Path<String>,
     method: Method,
     OriginalUri(uri): OriginalUri,

@@ -3,7 +3,9 @@
 pub mod audit;
 pub mod budgets;
 pub mod inputs;
+pub mod invitations;
 pub mod keys;
+pub mod members;
 pub mod messages;
 pub mod projects;
 pub mod provider_keys;
@@ -33,7 +35,9 @@ pub fn routes() -> OpenApiRouter<Engine> {
         .nest("/v1/inputs", inputs::of_org())
         .nest("/v1/audit", audit::routes())
         .nest("/v1/budgets", budgets::routes())
+        .nest("/v1/invitations", invitations::routes())
         .nest("/v1/keys", keys::routes())
+        .nest("/v1/members", members::routes())
         .nest("/v1/provider-keys", provider_keys::routes())
         .nest("/v1/session-tokens", session_tokens::routes())
         .nest("/v1/usage", usage::routes())

@@ -4,11 +4,12 @@ use axum::Json;
 use axum::extract::State;
 use karta_engine::{Engine, Error};
 use karta_types::page::Page;
+use karta_types::permission::may::ReadProjects;
 use karta_types::release::{Project, Release};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::{May, READ};
+use crate::auth::May;
 use crate::extract::{Paging, Path, Query};
 use crate::problem::Answer;
 
@@ -27,7 +28,7 @@ pub fn routes() -> OpenApiRouter<Engine> {
     responses((status = 200, body = Page<Project>), (status = "4XX", body = karta_types::Problem)))]
 async fn list(
     State(engine): State<Engine>,
-    May(who): May<READ>,
+    May(who, _): May<ReadProjects>,
     Query(paging): Query<Paging>,
 ) -> Answer<Json<Page<Project>>> {
     Ok(Json(engine.projects(&who, paging.cursor()?, paging.limit()?).await?))
@@ -38,7 +39,7 @@ async fn list(
     responses((status = 200, body = Project), (status = "4XX", body = karta_types::Problem)))]
 async fn read(
     State(engine): State<Engine>,
-    May(who): May<READ>,
+    May(who, _): May<ReadProjects>,
     Path(project): Path<String>,
 ) -> Answer<Json<Project>> {
     Ok(Json(engine.project(&who, &project).await?))
@@ -50,7 +51,7 @@ async fn read(
     responses((status = 200, body = Page<Release>), (status = "4XX", body = karta_types::Problem)))]
 async fn releases(
     State(engine): State<Engine>,
-    May(who): May<READ>,
+    May(who, _): May<ReadProjects>,
     Path(project): Path<String>,
     Query(paging): Query<Paging>,
 ) -> Answer<Json<Page<Release>>> {
@@ -63,7 +64,7 @@ async fn releases(
     responses((status = 200, body = Release), (status = "4XX", body = karta_types::Problem)))]
 async fn release(
     State(engine): State<Engine>,
-    May(who): May<READ>,
+    May(who, _): May<ReadProjects>,
     Path((project, version)): Path<(String, String)>,
 ) -> Answer<Json<Release>> {
     let version = version.strip_prefix('v').unwrap_or(&version).parse();

@@ -6,13 +6,14 @@ use axum::http::StatusCode;
 use karta_engine::{Engine, Error};
 use karta_types::Secret;
 use karta_types::page::Page;
+use karta_types::permission::may::{ManageProviderKeys, ReadProviderKeys};
 use karta_types::provider_key::{KeyProvider, ProviderKey};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::{ADMIN, May};
+use crate::auth::May;
 use crate::extract::{Body, Path};
 use crate::problem::Answer;
 
@@ -37,7 +38,10 @@ fn provider(name: &str) -> Answer<KeyProvider> {
 /// The organisation's keys, without their texts.
 #[utoipa::path(get, path = "", tag = "account",
     responses((status = 200, body = Object), (status = "4XX", body = karta_types::Problem)))]
-async fn list(State(engine): State<Engine>, May(who): May<ADMIN>) -> Answer<Json<Page<ProviderKey>>> {
+async fn list(
+    State(engine): State<Engine>,
+    May(who, _): May<ReadProviderKeys>,
+) -> Answer<Json<Page<ProviderKey>>> {
     Ok(Json(Page { data: engine.provider_keys(&who).await?, next_cursor: None }))
 }
 
@@ -46,7 +50,7 @@ async fn list(State(engine): State<Engine>, May(who): May<ADMIN>) -> Answer<Json
     responses((status = 200, body = ProviderKey), (status = "4XX", body = karta_types::Problem)))]
 async fn set(
     State(engine): State<Engine>,
-    May(who): May<ADMIN>,
+    May(who, _): May<ManageProviderKeys>,
     Path(name): Path<String>,
     body: Body<SetProviderKey>,
 ) -> Answer<Json<ProviderKey>> {
@@ -58,7 +62,7 @@ async fn set(
     responses((status = 204), (status = "4XX", body = karta_types::Problem)))]
 async fn erase(
     State(engine): State<Engine>,
-    May(who): May<ADMIN>,
+    May(who, _): May<ManageProviderKeys>,
     Path(name): Path<String>,
 ) -> Answer<StatusCode> {
     engine.erase_provider_key(&who, provider(&name)?).await?;

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use karta_engine::Engine;
 use karta_engine::control::session_tokens::{NewToken, TTL};
+use karta_types::permission::may::MintTokens;
 use karta_types::session_token::NewSessionToken;
 use karta_types::{SessionId, SessionTokenId};
 use serde::Deserialize;
@@ -14,7 +15,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::{May, WRITE};
+use crate::auth::May;
 use crate::extract::{Body, Path};
 use crate::problem::Answer;
 
@@ -45,7 +46,7 @@ struct MintToken {
     responses((status = 201, body = NewSessionToken), (status = "4XX", body = karta_types::Problem)))]
 async fn mint(
     State(engine): State<Engine>,
-    May(who): May<WRITE>,
+    May(who, _): May<MintTokens>,
     body: Body<MintToken>,
 ) -> Answer<(StatusCode, Json<NewSessionToken>)> {
     let MintToken { project, end_user_id, session_id, origins, ttl_seconds } = body.value;
@@ -59,7 +60,7 @@ async fn mint(
     responses((status = 204), (status = "4XX", body = karta_types::Problem)))]
 async fn revoke(
     State(engine): State<Engine>,
-    May(who): May<WRITE>,
+    May(who, _): May<MintTokens>,
     Path(token): Path<SessionTokenId>,
 ) -> Answer<StatusCode> {
     engine.revoke_session_token(&who, token).await?;

@@ -11,6 +11,7 @@ use karta_engine::{Engine, Error, Principal};
 use karta_types::SessionId;
 use karta_types::message::Message;
 use karta_types::page::Page;
+use karta_types::permission::may::{ReadSessions, UseSessions};
 use karta_types::session::{Isolation, Participant, PermissionMode, ReleasePin, Session, SessionStatus};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -19,7 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::target::Target;
-use crate::auth::{May, READ, WRITE};
+use crate::auth::May;
 use crate::extract::{Body, Path, Query, cursor, limit};
 use crate::idempotency;
 use crate::problem::Answer;
@@ -91,7 +92,7 @@ impl CreateSession {
     responses((status = 201, body = Session), (status = "4XX", body = karta_types::Problem)))]
 async fn create(
     State(engine): State<Engine>,
-    May(who): May<WRITE>,
+    May(who, _): May<UseSessions>,
     method: Method,
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
@@ -108,7 +109,7 @@ async fn create(
     responses((status = 201, body = Session), (status = "4XX", body = karta_types::Problem)))]
 async fn create_in_project(
     State(engine): State<Engine>,
-    May(who): May<WRITE>,
+    May(who, _): May<UseSessions>,
     Path(project): Path<String>,
     method: Method,
     OriginalUri(uri): OriginalUri,
@@ -164,7 +165,7 @@ impl ListQuery {
     responses((status = 200, body = Page<Session>), (status = "4XX", body = karta_types::Problem)))]
 async fn list(
     State(engine): State<Engine>,
-    May(who): May<READ>,
+    May(who, _): May<ReadSessions>,
     Query(query): Query<ListQuery>,
 ) -> Answer<Json<Page<Session>>> {
     let filter = query.filter(query.project.clone())?;
@@ -180,7 +181,7 @@ async fn list(
     responses((status = 200, body = Page<Session>), (status = "4XX", body = karta_types::Problem)))]
 async fn list_in_project(
     State(engine): State<Engine>,
-    May(who): May<READ>,
+    May(who, _): May<ReadSessions>,
     Path(project): Path<String>,
     Query(query): Query<ListQuery>,
 ) -> Answer<Json<Page<Session>>> {
@@ -192,7 +193,11 @@ async fn list_in_project(
 /// One session.
 #[utoipa::path(get, path = "/{session}", tag = "sessions", params(("session" = SessionId, Path)),
     responses((status = 200, body = Session), (status = "4XX", body = karta_types::Problem)))]
-async fn read(State(engine): State<Engine>, May(who): May<READ>, target: Target) -> Answer<Json<Session>> {
+async fn read(
+    State(engine): State<Engine>,
+    May(who, _): May<ReadSessions>,
+    target: Target,
+) -> Answer<Json<Session>> {
     let session = target.check(&engine, &who).await?;
     Ok(Json(engine.session(&who, session).await?))
 }
@@ -229,7 +234,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<S
     request_body = ChangeSession, responses((status = 200, body = Session), (status = "4XX", body = karta_types::Problem)))]
 async fn change(
     State(engine): State<Engine>,
-    May(who): May<WRITE>,
+    May(who, _): May<UseSessions>,
     target: Target,
     body: Body<ChangeSession>,
 ) -> Answer<Json<Session>> {
@@ -247,7 +252,11 @@ async fn change(
 /// End a session and erase what the harness kept of it.
 #[utoipa::path(delete, path = "/{session}", tag = "sessions", params(("session" = SessionId, Path)),
     responses((status = 204), (status = "4XX", body = karta_types::Problem)))]
-async fn delete(State(engine): State<Engine>, May(who): May<WRITE>, target: Target) -> Answer<StatusCode> {
+async fn delete(
+    State(engine): State<Engine>,
+    May(who, _): May<UseSessions>,
+    target: Target,
+) -> Answer<StatusCode> {
     let session = target.check(&engine, &who).await?;
     engine.delete_session(&who, session).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -270,7 +279,7 @@ struct EventsQuery {
         (status = "4XX", body = karta_types::Problem)))]
 async fn events(
     State(engine): State<Engine>,
-    May(who): May<READ>,
+    May(who, _): May<ReadSessions>,
     target: Target,
     headers: HeaderMap,
     Query(query): Query<EventsQuery>,
@@ -302,7 +311,7 @@ pub struct Interrupted {
     responses((status = 200, body = Interrupted), (status = "4XX", body = karta_types::Problem)))]
 async fn interrupt(
     State(engine): State<Engine>,
-    May(who): May<WRITE>,
+    May(who, _): May<UseSessions>,
     target: Target,
 ) -> Answer<Json<Interrupted>> {
     let session = target.check(&engine, &who).await?;
@@ -315,7 +324,7 @@ async fn interrupt(
     responses((status = 200, body = Page<Message>), (status = "4XX", body = karta_types::Problem)))]
 async fn history(
     State(engine): State<Engine>,
-    May(who): May<READ>,
+    May(who, _): May<ReadSessions>,
     target: Target,
 ) -> Answer<Json<Page<Message>>> {
     let session = target.check(&engine, &who).await?;

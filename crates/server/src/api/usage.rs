@@ -8,12 +8,13 @@ use axum::response::{IntoResponse as _, Response};
 use karta_engine::control::usage::{Query as UsageQuery, csv, parse_group};
 use karta_engine::{Engine, Error};
 use karta_types::page::Page;
+use karta_types::permission::may::ReadUsage;
 use karta_types::{ModelCallId, Timestamp};
 use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::{May, READ};
+use crate::auth::May;
 use crate::extract::Query;
 use crate::problem::Answer;
 
@@ -57,7 +58,7 @@ struct From {
     responses((status = 200, body = Object), (status = "4XX", body = karta_types::Problem)))]
 async fn read(
     State(engine): State<Engine>,
-    May(who): May<READ>,
+    May(who, _): May<ReadUsage>,
     Query(params): Query<Params>,
 ) -> Answer<Response> {
     let group_by = parse_group(&params.group_by).map_err(|why| Error::invalid("/group_by", why))?;
@@ -81,7 +82,7 @@ async fn read(
     responses((status = 200, content_type = "application/x-ndjson", body = String), (status = "4XX", body = karta_types::Problem)))]
 async fn export(
     State(engine): State<Engine>,
-    May(who): May<READ>,
+    May(who, _): May<ReadUsage>,
     Query(from): Query<From>,
 ) -> Answer<Response> {
     let first = engine.usage_events(&who, from.after).await?;

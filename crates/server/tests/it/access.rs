@@ -1,52 +1,63 @@
 //! Who may: every route without a key, with a foreign one, with too narrow a one.
 
+use karta_types::scope::Scope;
+use karta_types::{Permission, Role};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{App, answer, plain};
 
-/// Every route that needs a key: method, path, and the scope it needs. A test holds it against the API's description.
+/// Every route that needs a credential: method, path, and the permission it needs. A test holds it against the API's description.
 const ROUTES: &[(&str, &str, &str)] = &[
-    ("GET", "/v1/whoami", "read"),
-    ("GET", "/v1/usage", "read"),
-    ("GET", "/v1/usage/export", "read"),
-    ("GET", "/v1/inputs", "read"),
-    ("GET", "/v1/projects", "read"),
-    ("GET", "/v1/projects/{project}", "read"),
-    ("GET", "/v1/projects/{project}/releases", "read"),
-    ("GET", "/v1/projects/{project}/releases/{version}", "read"),
-    ("POST", "/v1/projects/{project}/messages", "write"),
-    ("GET", "/v1/sessions", "read"),
-    ("POST", "/v1/sessions", "write"),
-    ("GET", "/v1/projects/{project}/sessions", "read"),
-    ("POST", "/v1/projects/{project}/sessions", "write"),
-    ("GET", "/v1/sessions/{session}", "read"),
-    ("PATCH", "/v1/sessions/{session}", "write"),
-    ("DELETE", "/v1/sessions/{session}", "write"),
-    ("GET", "/v1/sessions/{session}/events", "read"),
-    ("GET", "/v1/sessions/{session}/history", "read"),
-    ("GET", "/v1/sessions/{session}/inputs", "read"),
-    ("PUT", "/v1/sessions/{session}/inputs/{request}", "write"),
-    ("POST", "/v1/sessions/{session}/interrupt", "write"),
-    ("POST", "/v1/sessions/{session}/messages", "write"),
-    ("GET", "/v1/sessions/{session}/turns", "read"),
-    ("GET", "/v1/sessions/{session}/turns/{turn}", "read"),
-    ("GET", "/v1/audit", "admin"),
-    ("GET", "/v1/audit/export", "admin"),
-    ("GET", "/v1/audit/verify", "admin"),
-    ("GET", "/v1/budgets", "read"),
-    ("PUT", "/v1/budgets/{level}/{id}", "admin"),
-    ("DELETE", "/v1/budgets/{level}/{id}", "admin"),
-    ("GET", "/v1/provider-keys", "admin"),
-    ("PUT", "/v1/provider-keys/{provider}", "admin"),
-    ("DELETE", "/v1/provider-keys/{provider}", "admin"),
-    ("POST", "/v1/session-tokens", "write"),
-    ("DELETE", "/v1/session-tokens/{token}", "write"),
-    ("GET", "/v1/keys", "admin"),
-    ("POST", "/v1/keys", "admin"),
-    ("GET", "/v1/keys/{key}", "admin"),
-    ("DELETE", "/v1/keys/{key}", "admin"),
-    ("POST", "/v1/keys/{key}/rotate", "admin"),
+    ("GET", "/v1/whoami", "whoami.read"),
+    ("POST", "/v1/whoami/sign-out", "whoami.read"),
+    ("GET", "/v1/members", "members.read"),
+    ("POST", "/v1/members/leave", "members.read"),
+    ("GET", "/v1/members/{member}", "members.read"),
+    ("PATCH", "/v1/members/{member}", "members.write"),
+    ("DELETE", "/v1/members/{member}", "members.write"),
+    ("GET", "/v1/invitations", "members.read"),
+    ("POST", "/v1/invitations", "members.write"),
+    ("DELETE", "/v1/invitations/{invitation}", "members.write"),
+    ("GET", "/v1/usage", "usage.read"),
+    ("GET", "/v1/usage/export", "usage.read"),
+    ("GET", "/v1/inputs", "sessions.read"),
+    ("GET", "/v1/projects", "projects.read"),
+    ("GET", "/v1/projects/{project}", "projects.read"),
+    ("GET", "/v1/projects/{project}/releases", "projects.read"),
+    ("GET", "/v1/projects/{project}/releases/{version}", "projects.read"),
+    ("POST", "/v1/projects/{project}/messages", "sessions.write"),
+    ("GET", "/v1/sessions", "sessions.read"),
+    ("POST", "/v1/sessions", "sessions.write"),
+    ("GET", "/v1/projects/{project}/sessions", "sessions.read"),
+    ("POST", "/v1/projects/{project}/sessions", "sessions.write"),
+    ("GET", "/v1/sessions/{session}", "sessions.read"),
+    ("PATCH", "/v1/sessions/{session}", "sessions.write"),
+    ("DELETE", "/v1/sessions/{session}", "sessions.write"),
+    ("GET", "/v1/sessions/{session}/events", "sessions.read"),
+    ("GET", "/v1/sessions/{session}/history", "sessions.read"),
+    ("GET", "/v1/sessions/{session}/inputs", "sessions.read"),
+    ("PUT", "/v1/sessions/{session}/inputs/{request}", "sessions.write"),
+    ("POST", "/v1/sessions/{session}/interrupt", "sessions.write"),
+    ("POST", "/v1/sessions/{session}/messages", "sessions.write"),
+    ("GET", "/v1/sessions/{session}/turns", "sessions.read"),
+    ("GET", "/v1/sessions/{session}/turns/{turn}", "sessions.read"),
+    ("GET", "/v1/audit", "audit.read"),
+    ("GET", "/v1/audit/export", "audit.read"),
+    ("GET", "/v1/audit/verify", "audit.read"),
+    ("GET", "/v1/budgets", "budgets.read"),
+    ("PUT", "/v1/budgets/{level}/{id}", "budgets.write"),
+    ("DELETE", "/v1/budgets/{level}/{id}", "budgets.write"),
+    ("GET", "/v1/provider-keys", "provider_keys.read"),
+    ("PUT", "/v1/provider-keys/{provider}", "provider_keys.write"),
+    ("DELETE", "/v1/provider-keys/{provider}", "provider_keys.write"),
+    ("POST", "/v1/session-tokens", "session_tokens.write"),
+    ("DELETE", "/v1/session-tokens/{token}", "session_tokens.write"),
+    ("GET", "/v1/keys", "keys.read"),
+    ("POST", "/v1/keys", "keys.write"),
+    ("GET", "/v1/keys/{key}", "keys.read"),
+    ("DELETE", "/v1/keys/{key}", "keys.write"),
+    ("POST", "/v1/keys/{key}/rotate", "keys.write"),
 ];
 
 fn described() -> Vec<(String, String)> {
@@ -90,6 +101,8 @@ fn body(path: &str) -> Value {
         "{provider}" => json!({"key": "sk-foreign-0123456789"}),
         "{id}" => json!({"cost_micros": 1}),
         "keys" => json!({"name": "foreign", "scopes": ["read"]}),
+        "invitations" => json!({"email": "walker@example.com", "role": "viewer"}),
+        "{member}" => json!({"role": "viewer"}),
         "{request}" => json!({"decision": "deny"}),
         _ => json!({}),
     }
@@ -111,6 +124,14 @@ async fn every_route_asks_who_and_foreign_is_not_found() {
     let key = made["id"].as_str().unwrap();
     let (_, minted) = app.post("/v1/session-tokens", json!({"project": "app", "end_user_id": "ann"})).await;
     let token = minted["id"].as_str().unwrap();
+    let mut people = Vec::new();
+    for role in Role::ALL {
+        people.push((role, app.person(role).await));
+    }
+    let member = app.get("/v1/members").await["data"][0]["id"].as_str().unwrap().to_owned();
+    let (_, invited) =
+        app.post("/v1/invitations", json!({"email": "late@example.com", "role": "viewer"})).await;
+    let invitation = invited["id"].as_str().unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     for (method, path, needs) in all() {
         let filled = path
@@ -120,6 +141,8 @@ async fn every_route_asks_who_and_foreign_is_not_found() {
             .replace("{request}", request)
             .replace("{key}", key)
             .replace("{token}", token)
+            .replace("{member}", &member)
+            .replace("{invitation}", invitation)
             .replace("{provider}", "nobody")
             .replace("{level}", "session")
             .replace("{id}", session)
@@ -140,13 +163,18 @@ async fn every_route_asks_who_and_foreign_is_not_found() {
             let (status, problem) = answer(send(key).await.unwrap()).await;
             assert_eq!((status, &problem["error"]), (401, &json!("unauthorized")), "{method} {path} {key:?}");
         }
-        let narrow = match needs {
-            "read" => &writer,
-            "write" => &reader,
-            _ => &both,
+        let permission = Permission::find(needs).unwrap();
+        let narrow = match permission.scope {
+            Some(Scope::Read) => &writer,
+            Some(Scope::Write) => &reader,
+            Some(Scope::Admin) => &both,
+            None => &app.key,
         };
-        let (status, problem) = answer(send(Some(narrow)).await.unwrap()).await;
-        assert_eq!((status, &problem["error"]), (403, &json!("forbidden")), "{method} {path}: {problem}");
+        let beyond = people.iter().filter(|(role, _)| !permission.is_of(*role));
+        for key in beyond.map(|(_, token)| token).chain([narrow]) {
+            let (status, problem) = answer(send(Some(key)).await.unwrap()).await;
+            assert_eq!((status, &problem["error"]), (403, &json!("forbidden")), "{method} {path}: {problem}");
+        }
         let names_something = path.contains('{');
         if names_something {
             let (status, problem) = answer(send(Some(&foreign)).await.unwrap()).await;

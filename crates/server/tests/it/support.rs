@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use karta_engine::control::keys::{Environment, NewKey};
 use karta_engine::{Builder, Engine, Settings};
 use karta_server::Server;
+use karta_types::Role;
 use karta_types::scope::Scopes;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
@@ -61,6 +62,43 @@ impl App {
         let org = self.engine.ensure_org("two").await.unwrap();
         self.engine.publish_folder(org, "app", &self.data.path().join("app")).await.unwrap();
         self.engine.bootstrap_key(org, Environment::Live, "foreign").await.unwrap().expose().clone()
+    }
+
+    /// Somebody new in the organisation, by an invitation taken up in a browser: the text of their cookie.
+    pub(crate) async fn person(&self, role: Role) -> String {
+        let invite = json!({"email": format!("{role}@example.com"), "role": role});
+        // Only an owner makes owners: the first is made by whoever runs the server.
+        let org = self.engine.ensure_org("one").await.unwrap();
+        let system = karta_engine::Principal::system(org);
+        let email = invite["email"].as_str().unwrap();
+        let invited = self.engine.invite(&system, email, role, &self.url).await.unwrap();
+        let code = invited.url.split_once("invite=").unwrap().1.to_owned();
+        let response = self.form("/login/invite", &[("code", &code), ("name", role.as_str())], "").await;
+        assert_eq!(response.status(), 303, "{:?}", response.text().await);
+        cookie(&response, "karta_session").unwrap()
+    }
+
+    /// Sends a form as a browser does, with this cookie line.
+    pub(crate) async fn form(&self, path: &str, form: &[(&str, &str)], cookies: &str) -> Response {
+        let browser = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .unwrap();
+        let call =
+            browser.post(format!("{}{path}", self.url)).header("origin", &self.url).header("cookie", cookies);
+        call.form(form).send().await.unwrap()
+    }
+
+    /// Looks at a page as a browser does, with this cookie line.
+    pub(crate) async fn page(&self, url: &str, cookies: &str) -> Response {
+        let browser = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .unwrap();
+        let url = if url.starts_with('/') { format!("{}{url}", self.url) } else { url.to_owned() };
+        browser.get(url).header("cookie", cookies).send().await.unwrap()
     }
 
     pub(crate) async fn key_with(&self, scopes: &str) -> String {
@@ -129,6 +167,14 @@ pub(crate) async fn answer(response: Response) -> (u16, Value) {
     let status = response.status().as_u16();
     let text = response.text().await.unwrap();
     (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+/// The value of a cookie that an answer sets.
+pub(crate) fn cookie(response: &Response, name: &str) -> Option<String> {
+    let lines = response.headers().get_all("set-cookie").iter().map(|line| line.to_str().unwrap());
+    lines
+        .filter_map(|line| line.split(';').next()?.split_once('='))
+        .find_map(|(known, value)| (known == name).then(|| value.to_owned()))
 }
 
 /// An event stream, read frame by frame.

@@ -1,0 +1,38 @@
+//! `karta admin`: on the server's machine, by whoever runs it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use karta_engine::control::sign_in;
+use serde_json::json;
+
+use crate::args::AdminCommand;
+use crate::printer::{DIM, Printer};
+use crate::settings;
+
+pub(super) async fn run(
+    command: AdminCommand,
+    data: Option<PathBuf>,
+    as_json: bool,
+    printer: &Printer,
+) -> anyhow::Result<ExitCode> {
+    let AdminCommand::Bootstrap { email, org, config } = command;
+    let settings = settings::server(data, config.as_deref())?;
+    let made = sign_in::bootstrap(&settings, &org, &email).await.map_err(|error| {
+        anyhow::anyhow!(error.chain()).context(format!("making {email} an owner of `{org}`"))
+    })?;
+    let base = settings.public_url.clone().or_else(|| settings::running_url(&settings.data));
+    let base = base.unwrap_or_else(|| format!("http://{}", settings.listen));
+    let link = format!("{}/login?code={}", base.trim_end_matches('/'), made.code.expose());
+    if as_json {
+        printer.json(&json!({ "link": link, "key": made.key.as_ref().map(karta_types::Secret::expose) }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    printer.note(&format!("This link signs {email} in, {DIM}once, within a day{DIM:#}:"));
+    printer.data(&link)?;
+    if let Some(key) = made.key {
+        printer.note(&format!("The first key, with every scope; it is shown {DIM}only now{DIM:#}:"));
+        printer.data(key.expose())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
