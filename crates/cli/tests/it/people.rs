@@ -19,9 +19,9 @@ async fn an_owner_is_made_signs_a_terminal_in_and_invites() {
     let mut server = Served::start(home.path(), "").await;
     let made = server.run(&["admin", "bootstrap", "--email", "root@example.com"]).await;
     assert_eq!(made.code, Some(0), "{made:?}");
-    let mut printed = made.out.lines();
-    let link = printed.next().unwrap();
-    assert!(link.starts_with(&server.url) && printed.next().unwrap().starts_with("kt_live_"), "{made:?}");
+    let mut shown = made.out.lines();
+    let link = shown.next().unwrap();
+    assert!(link.starts_with(&server.url) && shown.next().unwrap().starts_with("kt_live_"), "{made:?}");
     let code = link.split_once("code=").unwrap().1;
     let form = [("code", code)];
     let signed_in = server.http.post(format!("{}/login/link", server.url)).form(&form).send().await.unwrap();
