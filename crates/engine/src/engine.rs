@@ -11,11 +11,13 @@ use karta_store::{Keyring, OrgRow, Store};
 use karta_types::scope::Scopes;
 use karta_types::{Clock, ErrorCode, OrgId, Rng, Secret};
 
+use crate::addresses::{Guarded, Lookup};
 use crate::control::budgets::RENEWAL;
 use crate::control::encryption::LocalKeys;
 use crate::control::keys::{Environment, NewKey};
 use crate::control::local::Local;
 use crate::control::oidc::OidcProvider;
+use crate::control::webhooks::send;
 use crate::data::channels::Channels;
 use crate::data::hub::Hub;
 use crate::data::places::{Place, Places};
@@ -32,6 +34,8 @@ use crate::{Error, Principal, Result};
 const KEEPING: Duration = Duration::from_mins(1);
 /// How often keys that another node changed are looked for.
 const KEYS: Duration = Duration::from_millis(500);
+/// How often what happened is told to webhook endpoints.
+const DELIVERING: Duration = Duration::from_millis(500);
 /// How often the ends of the audit log's chains are signed.
 const SEALING: Duration = Duration::from_hours(1);
 /// How long a free place among the processes is waited for.
@@ -52,6 +56,7 @@ struct Inner {
     hub: Hub,
     catalogue: Catalogue,
     oidc: Option<OidcProvider>,
+    webhooks: reqwest::Client,
     channels: Arc<Channels>,
     gateway: Gateway,
     harnesses: Harnesses,
@@ -76,6 +81,7 @@ pub struct Builder {
     rng: Arc<dyn Rng>,
     program: Option<PathBuf>,
     env: Vec<(String, String)>,
+    lookup: Arc<dyn Lookup>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -93,7 +99,15 @@ impl Builder {
             rng: Arc::new(karta_types::rng::System),
             program: None,
             env: Vec::new(),
+            lookup: Arc::new(crate::addresses::System),
         }
+    }
+
+    /// With another resolver of names, for what the platform goes to for others: for tests.
+    #[must_use]
+    pub fn with_lookup(mut self, lookup: Arc<dyn Lookup>) -> Self {
+        self.lookup = lookup;
+        self
     }
 
     /// With another clock and other randomness: for tests.
@@ -140,7 +154,7 @@ impl Builder {
     /// # Errors
     /// The data directory can't be written, the store can't be opened, the isolation asked for is not available, a port is taken.
     pub async fn open(self) -> Result<Engine> {
-        let Self { settings, clock, rng, program, env } = self;
+        let Self { settings, clock, rng, program, env, lookup } = self;
         prepare(&settings.data)?;
         let keyring = Keyring::load_or_create(&settings.data.join("keys"), &*rng)?;
         let store = Store::open(settings.store_options(keyring.clone())).await?;
@@ -162,6 +176,7 @@ impl Builder {
             Scripted::Memory => crate::data::player::driver(clock.clone(), rng.clone()),
         };
         let places = Places::new(settings.limits.processes);
+        let webhooks = send::client(Guarded::new(lookup, settings.webhooks.loopback))?;
         let oidc = OidcProvider::from_settings(&settings)?;
         let engine = Engine(Arc::new(Inner {
             harnesses: Harnesses::new(settings.data.join("harnesses")),
@@ -175,6 +190,7 @@ impl Builder {
             hub: Hub::default(),
             catalogue: Catalogue::default(),
             oidc,
+            webhooks,
             channels,
             gateway,
             driver,
@@ -198,10 +214,31 @@ impl Builder {
             let engine = keys.clone();
             async move { engine.keep_keys().await }
         });
+        let webhooks = engine.clone();
+        engine.tasks().every(DELIVERING, move || {
+            let engine = webhooks.clone();
+            async move {
+                // As long as much waits, the next ones go at once.
+                loop {
+                    match engine.deliver().await {
+                        Ok(0) => break,
+                        Ok(_) if engine.tasks().is_stopping() => break,
+                        Ok(_) => {}
+                        Err(error) => {
+                            tracing::error!(error = error.chain(), "delivering webhooks");
+                            break;
+                        }
+                    }
+                }
+            }
+        });
         let audit = engine.clone();
         engine.tasks().every(SEALING, move || {
             let engine = audit.clone();
             async move {
+                if let Err(error) = engine.forget_happenings().await {
+                    tracing::error!(error = error.chain(), "erasing old webhook deliveries");
+                }
                 if let Err(error) = engine.audit_seal().await {
                     tracing::error!(error = error.chain(), "signing the audit log");
                 }
@@ -384,6 +421,10 @@ impl Engine {
     /// The control plane.
     pub fn gate(&self) -> &Arc<dyn Gate> {
         &self.0.gate
+    }
+
+    pub(crate) fn webhook_client(&self) -> &reqwest::Client {
+        &self.0.webhooks
     }
 
     /// The provider of identities, if one is configured.

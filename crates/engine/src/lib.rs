@@ -6,6 +6,7 @@
 //!
 //! [`Engine::open`] makes one from [`Settings`]; its methods, grouped by noun in the files of [`data`], are what the server calls.
 
+pub mod addresses;
 pub mod control;
 pub mod data;
 mod engine;

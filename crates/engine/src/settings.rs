@@ -41,6 +41,8 @@ pub struct Settings {
     pub budget: Caps,
     /// What folders may start by themselves.
     pub folder: Folder,
+    /// Webhooks.
+    pub webhooks: Webhooks,
     /// Environment variables let through to harnesses, by name. Never put secrets of the platform here.
     pub pass_env: Vec<String>,
     /// Where pages come from that browsers may read our answers on, beside the origins of session tokens: `https://app.example.com`.
@@ -183,6 +185,14 @@ impl Default for Limits {
     }
 }
 
+/// Webhooks.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Webhooks {
+    /// Whether endpoints may be on this machine, by plain HTTP: for development only.
+    pub loopback: bool,
+}
+
 /// What folders may start by themselves.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -216,6 +226,7 @@ impl Default for Settings {
             limits: Limits::default(),
             budget: Caps::default(),
             folder: Folder::default(),
+            webhooks: Webhooks::default(),
             pass_env: Vec::new(),
             cors_origins: Vec::new(),
             prices: BTreeMap::new(),

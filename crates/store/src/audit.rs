@@ -9,6 +9,7 @@ use karta_types::{AuditId, OrgId, Timestamp};
 
 use crate::row::{Reader, big};
 use crate::sql::{Connection, Row, query};
+use crate::webhooks::outbox;
 use crate::{Error, Result, Store};
 
 /// A hash of the chain.
@@ -200,7 +201,10 @@ pub(crate) async fn append(db: &mut Connection, entry: &AuditEntry) -> Result<()
         .execute(&mut *db)
         .await
         .map_err(fail())?;
-    Ok(())
+    match outbox::of_entry(entry) {
+        Some(happening) => outbox::note(db, happening).await,
+        None => Ok(()),
+    }
 }
 
 impl Store {

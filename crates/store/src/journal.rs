@@ -12,6 +12,7 @@ use karta_types::{OrgId, RequestId, Seq, SessionId, Timestamp, TurnId};
 use crate::row::{Reader, big};
 use crate::sql::{Connection, Row, query};
 use crate::turns::{self, TurnChange};
+use crate::webhooks::outbox;
 use crate::{AuditEntry, Error, Keyring, Result, Store, inputs};
 
 /// The most chunks that one read brings.
@@ -227,13 +228,21 @@ async fn apply(
     }
     if let Some(change) = &commit.turn {
         turns::apply(db, commit.org, commit.session, change).await?;
+        if let TurnChange::End(end) = change
+            && let Some(ended) = outbox::turn_ended(commit.org, commit.session, end)
+        {
+            outbox::note(db, ended).await?;
+        }
     }
     let turn = commit.chunk.as_ref().and_then(|chunk| chunk.turn);
     for (input, body) in commit.asked.iter().zip(asked) {
         inputs::ask(db, commit, turn, input.request_id, body.clone()).await?;
+        outbox::note(db, outbox::input_required(commit.org, commit.session, input, commit.at)).await?;
     }
-    for (request, decision, by) in &commit.resolved {
+    for resolved in &commit.resolved {
+        let (request, decision, by) = resolved;
         inputs::resolve(db, commit, *request, *decision, by).await?;
+        outbox::note(db, outbox::input_resolved(commit.org, commit.session, resolved, commit.at)).await?;
     }
     for entry in &commit.told {
         crate::audit::append(db, entry).await?;

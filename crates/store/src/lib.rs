@@ -27,6 +27,7 @@ mod sessions;
 mod sql;
 mod turns;
 mod usage;
+mod webhooks;
 
 pub use audit::{AuditEntry, AuditFilter, AuditRow, AuditSeal, Hash};
 pub use db::{Durability, Options, Store};
@@ -49,6 +50,7 @@ pub use sessions::{SessionFilter, SessionPatch, SessionRow};
 pub use sql::DatabaseError;
 pub use turns::{TurnChange, TurnEnd, TurnRow};
 pub use usage::{UsageGroup, UsageKey, UsageQuery, UsageRow};
+pub use webhooks::{DeliveryRow, DueRow, EndpointPatch, EndpointRow, EndpointSecretRow, Outcome};
 
 /// A result of the store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

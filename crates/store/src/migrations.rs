@@ -40,6 +40,7 @@ const ALL: &[Migration] = &[
     migration!(5, "0005_provider_keys"),
     migration!(6, "0006_session_tokens"),
     migration!(7, "0007_people"),
+    migration!(8, "0008_webhooks"),
 ];
 
 /// What keeps two servers from changing one PostgreSQL database at once: a number nobody else has a reason to lock.

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::row::{Reader, big, json};
 use crate::sql::{Builder, Connection, Row, query};
+use crate::webhooks::outbox;
 use crate::{AuditEntry, Error, Result, Store};
 
 /// A session.
@@ -343,7 +344,11 @@ async fn insert(db: &mut Connection, session: std::sync::Arc<SessionRow>) -> Res
     .execute(&mut *db)
     .await
     .map_err(Error::unique("adding a session", "the session"))?;
-    label(db, session.org, session.id, &session.metadata).await
+    label(db, session.org, session.id, &session.metadata).await?;
+    let end_user = session.end_user_id.as_deref();
+    let made =
+        outbox::session_created(session.org, session.id, &session.project, end_user, session.created_at);
+    outbox::note(db, made).await
 }
 
 /// Labels stand apart, so that sessions can be found by them on every database.

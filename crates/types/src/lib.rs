@@ -23,6 +23,7 @@ pub mod session;
 pub mod session_token;
 pub mod time;
 pub mod usage;
+pub mod webhook;
 
 pub use code::{ErrorCode, Problem};
 pub use event::{Body, Event, Seq};

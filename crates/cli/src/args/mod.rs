@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use account::{
     AdminArgs, AdminCommand, AuditArgs, AuditCommand, BudgetArgs, BudgetCommand, KeysArgs, KeysCommand,
     LoginArgs, LogoutArgs, MembersArgs, MembersCommand, ProviderKeysArgs, ProviderKeysCommand, ServerArgs,
-    TokenArgs, TokenCommand, UsageArgs,
+    TokenArgs, TokenCommand, UsageArgs, WebhooksArgs, WebhooksCommand,
 };
 pub(crate) use chat::{Approve, ChatArgs};
 pub(crate) use completions::CompletionsArgs;
@@ -79,6 +79,7 @@ pub(crate) enum Command {
     Usage(UsageArgs),
     ProviderKeys(ProviderKeysArgs),
     Token(TokenArgs),
+    Webhooks(WebhooksArgs),
     Audit(AuditArgs),
     Harness(HarnessArgs),
     Doctor(DoctorArgs),

@@ -23,6 +23,8 @@ pub(super) async fn run(
     let project = args.project.unwrap_or_else(|| slug_of(&path));
     settings.folder.hooks &= !args.no_hooks;
     settings.folder.mcp &= !args.no_mcp;
+    // Whoever works on a folder receives its webhooks on the same machine.
+    settings.webhooks.loopback = true;
     let keyless = settings.providers.anthropic.is_none() && settings.providers.openai.is_none();
     let _model =
         if args.scripted_model { Some(use_scripted_model(&mut settings, Vec::new()).await?) } else { None };

@@ -13,6 +13,7 @@ mod members;
 mod play;
 mod running;
 mod serve;
+mod webhooks;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -69,6 +70,10 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> anyhow::Result<ExitCode>
         Command::Token(args) => {
             let client = client(cli.global.data, args.server)?;
             account::token(&client, args.command, cli.global.json, printer).await
+        }
+        Command::Webhooks(args) => {
+            let client = client(cli.global.data, args.server)?;
+            webhooks::run(&client, args.command, cli.global.json, printer).await
         }
         Command::Audit(args) => {
             let client = client(cli.global.data, args.server)?;

@@ -32,8 +32,8 @@ async fn an_owner_is_made_signs_a_terminal_in_and_invites() {
     let mut login = login.spawn().unwrap();
     let mut said = BufReader::new(login.stderr.take().unwrap()).lines();
     let code = loop {
-        let line = tokio::time::timeout(PATIENCE, said.next_line()).await.unwrap().unwrap().unwrap();
-        if let Some((_, code)) = line.split_once("code: ") {
+        let said = tokio::time::timeout(PATIENCE, said.next_line()).await.unwrap().unwrap().unwrap();
+        if let Some((_, code)) = said.split_once("code: ") {
             break code.trim().to_owned();
         }
     };

@@ -14,3 +14,4 @@ pub mod replies;
 pub mod session_tokens;
 pub mod sign_in;
 pub mod usage;
+pub mod webhooks;

@@ -104,7 +104,7 @@ impl Engine {
         loop {
             let rows = self.store().provider_keys_not_under(&current, STEP).await?;
             if rows.is_empty() {
-                return Ok(done);
+                return Ok(done + self.rewrap_webhooks(&current).await?);
             }
             for row in rows {
                 let context = context(row.org, row.id);

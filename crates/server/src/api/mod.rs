@@ -14,6 +14,7 @@ pub mod sessions;
 pub mod target;
 pub mod turns;
 pub mod usage;
+pub mod webhooks;
 pub mod whoami;
 
 use karta_engine::Engine;
@@ -41,5 +42,6 @@ pub fn routes() -> OpenApiRouter<Engine> {
         .nest("/v1/provider-keys", provider_keys::routes())
         .nest("/v1/session-tokens", session_tokens::routes())
         .nest("/v1/usage", usage::routes())
+        .nest("/v1/webhook-endpoints", webhooks::routes())
         .nest("/v1/whoami", whoami::routes())
 }

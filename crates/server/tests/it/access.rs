@@ -53,6 +53,15 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("DELETE", "/v1/provider-keys/{provider}", "provider_keys.write"),
     ("POST", "/v1/session-tokens", "session_tokens.write"),
     ("DELETE", "/v1/session-tokens/{token}", "session_tokens.write"),
+    ("GET", "/v1/webhook-endpoints", "webhooks.read"),
+    ("POST", "/v1/webhook-endpoints", "webhooks.write"),
+    ("GET", "/v1/webhook-endpoints/{endpoint}", "webhooks.read"),
+    ("PATCH", "/v1/webhook-endpoints/{endpoint}", "webhooks.write"),
+    ("DELETE", "/v1/webhook-endpoints/{endpoint}", "webhooks.write"),
+    ("POST", "/v1/webhook-endpoints/{endpoint}/rotate-secret", "webhooks.write"),
+    ("GET", "/v1/webhook-endpoints/{endpoint}/deliveries", "webhooks.read"),
+    ("POST", "/v1/webhook-endpoints/{endpoint}/deliveries/{delivery}/redeliver", "webhooks.write"),
+    ("POST", "/v1/webhook-endpoints/{endpoint}/redeliver", "webhooks.write"),
     ("GET", "/v1/keys", "keys.read"),
     ("POST", "/v1/keys", "keys.write"),
     ("GET", "/v1/keys/{key}", "keys.read"),
@@ -102,6 +111,8 @@ fn body(path: &str) -> Value {
         "{id}" => json!({"cost_micros": 1}),
         "keys" => json!({"name": "foreign", "scopes": ["read"]}),
         "invitations" => json!({"email": "walker@example.com", "role": "viewer"}),
+        "webhook-endpoints" => json!({"url": "https://hook.example.com/"}),
+        "redeliver" if !path.contains("deliveries") => json!({"since": "2026-01-01T00:00:00Z"}),
         "{member}" => json!({"role": "viewer"}),
         "{request}" => json!({"decision": "deny"}),
         _ => json!({}),
@@ -132,6 +143,9 @@ async fn every_route_asks_who_and_foreign_is_not_found() {
     let (_, invited) =
         app.post("/v1/invitations", json!({"email": "late@example.com", "role": "viewer"})).await;
     let invitation = invited["id"].as_str().unwrap();
+    let hook = json!({"url": "https://hook.example.com/", "events": ["member.removed"]});
+    let (_, hook) = app.post("/v1/webhook-endpoints", hook).await;
+    let endpoint = hook["id"].as_str().unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     for (method, path, needs) in all() {
         let filled = path
@@ -141,6 +155,8 @@ async fn every_route_asks_who_and_foreign_is_not_found() {
             .replace("{request}", request)
             .replace("{key}", key)
             .replace("{token}", token)
+            .replace("{endpoint}", endpoint)
+            .replace("{delivery}", "whd_00000000000000000000000000")
             .replace("{member}", &member)
             .replace("{invitation}", invitation)
             .replace("{provider}", "nobody")

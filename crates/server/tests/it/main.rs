@@ -16,3 +16,4 @@ mod repeat;
 mod session_tokens;
 mod sessions;
 mod support;
+mod webhooks;

@@ -31,6 +31,15 @@ impl App {
     }
 
     pub(crate) async fn start_with(script: Value, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::start_built(script, change, |builder| builder).await
+    }
+
+    /// With settings changed and the engine built otherwise.
+    pub(crate) async fn start_built(
+        script: Value,
+        change: impl FnOnce(&mut Settings),
+        build: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
         let data = tempfile::tempdir().unwrap();
         let folder = data.path().join("app");
         std::fs::create_dir_all(&folder).unwrap();
@@ -43,7 +52,7 @@ impl App {
             settings.database = Some(format!("{server}/server_{name}"));
         }
         change(&mut settings);
-        let engine = Builder::new(settings).open().await.unwrap();
+        let engine = build(Builder::new(settings)).open().await.unwrap();
         let org = engine.ensure_org("one").await.unwrap();
         engine.publish_folder(org, "app", &folder).await.unwrap();
         let key = engine.bootstrap_key(org, Environment::Test, "test").await.unwrap().expose().clone();

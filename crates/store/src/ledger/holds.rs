@@ -6,6 +6,7 @@ use karta_types::budget::Unit;
 use karta_types::{Micros, ModelCallId, Timestamp, Usage};
 
 use crate::ledger::budgets::{BudgetRow, matching};
+use crate::ledger::count::count;
 use crate::ledger::{Reserved, Short, Spender, Want};
 use crate::row::{Reader, big};
 use crate::sql::{Connection, Row, query};
@@ -239,7 +240,7 @@ async fn reserve(db: &mut Connection, want: Arc<Want>) -> Result<Reserved> {
 }
 
 /// A new day or month: its sums begin at nothing. Whoever is first does it.
-async fn begin_span(db: &mut Connection, row: &BudgetRow, at: Timestamp) -> Result<()> {
+pub(super) async fn begin_span(db: &mut Connection, row: &BudgetRow, at: Timestamp) -> Result<()> {
     let span = row.period.span(at);
     // Never back: a call of yesterday that is settled today does not turn the day back.
     if row.span >= span {
@@ -339,38 +340,6 @@ async fn give_back(db: &mut Connection, held: &Held) -> Result<()> {
         .execute(&mut *db)
         .await
         .map_err(Error::database("giving a hold back"))?;
-    }
-    Ok(())
-}
-
-/// What was used counts, in the budgets that count its day.
-async fn count(db: &mut Connection, used: &UsageRow) -> Result<()> {
-    let spender = Spender {
-        org: used.org,
-        project: used.project,
-        key: used.key,
-        end_user: used.end_user.clone(),
-        session: used.session,
-    };
-    let usage = used.usage;
-    let input = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens;
-    for row in matching(&mut *db, &spender).await? {
-        begin_span(db, &row, used.at).await?;
-        query(
-            "UPDATE budget SET settled_input = settled_input + $1, settled_output = settled_output + $2, \
-             settled_cost = settled_cost + $3 WHERE org = $4 AND level = $5 AND subject = $6 AND period = $7 AND span = $8",
-        )
-        .bind(big(input))
-        .bind(big(usage.output_tokens))
-        .bind(used.cost.get())
-        .bind(row.org.to_string())
-        .bind(row.level.as_str())
-        .bind(row.subject.clone())
-        .bind(row.period.as_str())
-        .bind(row.period.span(used.at))
-        .execute(&mut *db)
-        .await
-        .map_err(Error::database("counting what was used"))?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! what was set aside, in one transaction with the record of usage.
 
 mod budgets;
+mod count;
 mod holds;
 
 pub use budgets::BudgetRow;
