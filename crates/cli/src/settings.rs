@@ -70,6 +70,8 @@ pub(crate) fn connection(
     // Somebody who signed in acts as themselves, on their own machine too.
     let key = key.map(Secret::new).or_else(|| signed_in.token(&url));
     let key = key.or_else(|| running.as_ref().map(|running| running.key.clone()));
+    // A data plane of its own makes no keys.
+    let key = key.filter(|key| !key.expose().is_empty());
     let Some(key) = key else {
         bail!(
             "no key for {url}: sign in by `karta login --url {url}`, or give a key by `KARTA_API_KEY` or `--key`"

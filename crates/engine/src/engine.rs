@@ -12,8 +12,8 @@ use karta_types::scope::Scopes;
 use karta_types::{Clock, ErrorCode, OrgId, Rng, Secret};
 
 use crate::addresses::{Guarded, Lookup};
-use crate::control::budgets::RENEWAL;
-use crate::control::encryption::LocalKeys;
+use crate::authority::{Remote, ServiceTokens};
+use crate::control::encryption::{KeyEncryption, LocalKeys, NoKeys};
 use crate::control::keys::{Environment, NewKey};
 use crate::control::local::Local;
 use crate::control::oidc::OidcProvider;
@@ -26,18 +26,10 @@ use crate::data::turn::too_many_processes;
 use crate::gate::Gate;
 use crate::gateway::{self, Gateway};
 use crate::harnesses::Harnesses;
-use crate::settings::{Scripted, Settings};
+use crate::settings::{Plane, Scripted, Settings};
 use crate::tasks::Tasks;
 use crate::{Error, Principal, Result};
 
-/// How often the house is kept: old journal, old replies, the ballast.
-const KEEPING: Duration = Duration::from_mins(1);
-/// How often keys that another node changed are looked for.
-const KEYS: Duration = Duration::from_millis(500);
-/// How often what happened is told to webhook endpoints.
-const DELIVERING: Duration = Duration::from_millis(500);
-/// How often the ends of the audit log's chains are signed.
-const SEALING: Duration = Duration::from_hours(1);
 /// How long a free place among the processes is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -53,6 +45,7 @@ struct Inner {
     rng: Arc<dyn Rng>,
     gate: Arc<dyn Gate>,
     control: Arc<Local>,
+    remote: Option<Arc<Remote>>,
     hub: Hub,
     catalogue: Catalogue,
     oidc: Option<OidcProvider>,
@@ -158,11 +151,25 @@ impl Builder {
         prepare(&settings.data)?;
         let keyring = Keyring::load_or_create(&settings.data.join("keys"), &*rng)?;
         let store = Store::open(settings.store_options(keyring.clone())).await?;
-        let encryption =
-            Arc::new(LocalKeys::open(&settings.data.join("keys").join("kek"), clock.clone(), rng.clone())?);
+        let plane = settings.plane;
+        let encryption: Arc<dyn KeyEncryption> = if plane == Plane::Data {
+            Arc::new(NoKeys)
+        } else {
+            Arc::new(LocalKeys::open(&settings.data.join("keys").join("kek"), clock.clone(), rng.clone())?)
+        };
         let control =
             Arc::new(Local::new(store.clone(), keyring.clone(), clock.clone(), rng.clone(), encryption));
-        let gate: Arc<dyn Gate> = control.clone();
+        let remote = if plane == Plane::Data {
+            let tokens = ServiceTokens::open(settings.service_tokens(), None)?;
+            let url = &settings.authority.url;
+            Some(Arc::new(Remote::new(url, tokens, store.clone(), clock.clone(), rng.clone())?))
+        } else {
+            None
+        };
+        let gate: Arc<dyn Gate> = match &remote {
+            Some(remote) => remote.clone(),
+            None => control.clone(),
+        };
         let channels = Arc::new(Channels::new(keyring.clone()));
         let config = gateway::Config::from_settings(&settings)
             .map_err(|why| Error::told(ErrorCode::InvalidRequest, why))?;
@@ -187,6 +194,7 @@ impl Builder {
             rng,
             gate,
             control,
+            remote,
             hub: Hub::default(),
             catalogue: Catalogue::default(),
             oidc,
@@ -200,60 +208,14 @@ impl Builder {
             passed_env: env,
             tasks: Tasks::default(),
         }));
-        engine.recover().await?;
-        let keeper = engine.clone();
-        engine.keep_budgets().await;
-        engine.keep_keys().await;
-        let budgets = engine.clone();
-        engine.tasks().every(RENEWAL, move || {
-            let engine = budgets.clone();
-            async move { engine.keep_budgets().await }
-        });
-        let keys = engine.clone();
-        engine.tasks().every(KEYS, move || {
-            let engine = keys.clone();
-            async move { engine.keep_keys().await }
-        });
-        let webhooks = engine.clone();
-        engine.tasks().every(DELIVERING, move || {
-            let engine = webhooks.clone();
-            async move {
-                // As long as much waits, the next ones go at once.
-                loop {
-                    match engine.deliver().await {
-                        Ok(0) => break,
-                        Ok(_) if engine.tasks().is_stopping() => break,
-                        Ok(_) => {}
-                        Err(error) => {
-                            tracing::error!(error = error.chain(), "delivering webhooks");
-                            break;
-                        }
-                    }
-                }
-            }
-        });
-        let audit = engine.clone();
-        engine.tasks().every(SEALING, move || {
-            let engine = audit.clone();
-            async move {
-                if let Err(error) = engine.forget_happenings().await {
-                    tracing::error!(error = error.chain(), "erasing old webhook deliveries");
-                }
-                if let Err(error) = engine.audit_seal().await {
-                    tracing::error!(error = error.chain(), "signing the audit log");
-                }
-                if engine.control().encryption().is_due() {
-                    match engine.rotate_key_encryption().await {
-                        Ok(keys) => tracing::info!(keys, "a new key-encryption key wraps provider keys"),
-                        Err(error) => tracing::error!(error = error.chain(), "wrapping provider keys anew"),
-                    }
-                }
-            }
-        });
-        engine.tasks().every(KEEPING, move || {
-            let engine = keeper.clone();
-            async move { engine.keep_house().await }
-        });
+        if plane == Plane::Control {
+            let tokens = ServiceTokens::open(engine.settings().service_tokens(), Some(engine.rng()))?;
+            crate::authority::serve(&engine, engine.settings().authority.listen, tokens).await?;
+        }
+        if plane != Plane::Control {
+            engine.recover().await?;
+        }
+        engine.keep().await;
         Ok(engine)
     }
 }
@@ -306,7 +268,7 @@ fn prepare(data: &Path) -> Result<()> {
     Ok(())
 }
 
-fn set_ballast(data: &Path) -> std::io::Result<()> {
+pub(crate) fn set_ballast(data: &Path) -> std::io::Result<()> {
     use std::io::Write as _;
     let path = data.join(BALLAST);
     if path.metadata().is_ok_and(|meta| meta.len() == BALLAST_BYTES) {
@@ -340,6 +302,9 @@ impl Engine {
     /// # Errors
     /// The store can't be written.
     pub async fn ensure_org(&self, slug: &str) -> Result<OrgId> {
+        if let Some(remote) = self.remote() {
+            return remote.ensure_org(slug).await;
+        }
         if let Some(row) = self.store().org_by_slug(slug).await? {
             self.keep_configured_cap(row.id).await?;
             return Ok(row.id);
@@ -384,14 +349,11 @@ impl Engine {
         let store = self.store().ping().await.map_err(|error| crate::error::chain(&error));
         let driver = self.0.driver.check().await.map_err(|error| crate::error::chain(&error));
         let space = self.check_space().map_err(|error| error.to_string());
-        vec![("store", store), ("sandbox", driver), ("space", space)]
-    }
-
-    /// Holds of calls that run go on; those that nobody has any more are settled.
-    async fn keep_budgets(&self) {
-        if let Err(error) = self.control().budgets().keep(self.clock().now()).await {
-            tracing::error!(error = error.chain(), "keeping holds");
+        let mut parts = vec![("store", store), ("sandbox", driver), ("space", space)];
+        if self.remote().is_some() {
+            parts.push(("control plane", self.gate().ready().await.map_err(|error| error.to_string())));
         }
+        parts
     }
 
     /// Ends every turn in writing, then everything else.
@@ -421,6 +383,11 @@ impl Engine {
     /// The control plane.
     pub fn gate(&self) -> &Arc<dyn Gate> {
         &self.0.gate
+    }
+
+    /// The control plane, where it is elsewhere.
+    pub(crate) fn remote(&self) -> Option<&Remote> {
+        self.0.remote.as_deref()
     }
 
     pub(crate) fn webhook_client(&self) -> &reqwest::Client {
@@ -538,6 +505,11 @@ impl Engine {
         let _ = std::fs::remove_file(self.data_dir().join(BALLAST));
     }
 
+    /// There is room again.
+    pub(crate) fn space_is_back(&self) {
+        self.0.short_of_space.store(false, Ordering::SeqCst);
+    }
+
     /// # Errors
     /// `storage_full` while the disk is.
     pub(crate) fn check_space(&self) -> Result<()> {
@@ -545,25 +517,5 @@ impl Engine {
             return Err(Error::told(ErrorCode::StorageFull, "the disk under the data directory is full"));
         }
         Ok(())
-    }
-
-    /// Erases what is past its time, and puts the ballast back. Runs by itself every minute.
-    pub async fn keep_house(&self) {
-        let now = self.clock().now();
-        let before = crate::data::sessions::expired_before(now, self.settings().journal_retention());
-        let kept = async {
-            while self.store().journal_expire(before, 1000).await? >= 1000 {}
-            self.store().idem_expire(now).await?;
-            self.store().sign_ins_expire(now).await?;
-            Ok::<_, karta_store::Error>(())
-        };
-        if let Err(error) = kept.await {
-            tracing::error!(error = crate::error::chain(&error), "erasing what is past its time");
-        }
-        let data = self.data_dir().to_owned();
-        let room = tokio::task::spawn_blocking(move || set_ballast(&data)).await;
-        if matches!(room, Ok(Ok(()))) {
-            self.0.short_of_space.store(false, Ordering::SeqCst);
-        }
     }
 }

@@ -11,11 +11,12 @@ use karta_types::{
     KeyId, Micros, ModelCallId, OrgId, Permission, Problem, ProjectId, ProviderKeyId, Role, Secret,
     SessionId, SessionTokenId, TurnId, Usage, UserId,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
 /// What somebody acts as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Actor {
     /// An API key.
     Key(KeyId),
@@ -69,7 +70,7 @@ impl fmt::Display for Actor {
 }
 
 /// The request that somebody acts by, for the audit log.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Origin {
     /// The request's id.
     pub request: Option<String>,
@@ -78,7 +79,7 @@ pub struct Origin {
 }
 
 /// Who asks: the result of authentication. Every call of the application takes one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Principal {
     /// The organisation. Nothing outside it can be seen.
     pub org: OrgId,
@@ -97,7 +98,7 @@ pub struct Principal {
 }
 
 /// What a session token is held to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restriction {
     /// The end user: every session is theirs.
     pub end_user: String,
@@ -191,6 +192,15 @@ pub trait Gate: Send + Sync {
 
     /// Tells the audit log what the platform did for an organisation.
     async fn told(&self, org: OrgId, action: &str, resource: String, turn: Option<TurnId>) -> Result<()>;
+
+    /// What a turn used, by the record: its tokens, their cost, the models.
+    async fn used_in(&self, org: OrgId, turn: TurnId) -> Result<(Usage, Micros, Vec<String>)>;
+
+    /// Whether a browser on a page from here may read our answers: some session token that is good is for it.
+    fn allows_origin(&self, origin: &str) -> bool;
+
+    /// Whether it can be asked at all.
+    async fn ready(&self) -> Result<()>;
 
     /// Counts what was used without a hold: by harnesses whose models pass no gateway. The same id again is a no-op.
     async fn record(&self, used: UsageRow) -> Result<()>;

@@ -7,6 +7,7 @@
 //! [`Engine::open`] makes one from [`Settings`]; its methods, grouped by noun in the files of [`data`], are what the server calls.
 
 pub mod addresses;
+mod authority;
 pub mod control;
 pub mod data;
 mod engine;
@@ -14,6 +15,7 @@ mod error;
 pub mod gate;
 pub mod gateway;
 pub mod harnesses;
+mod keeping;
 pub mod settings;
 pub mod tasks;
 

@@ -41,6 +41,10 @@ pub struct Settings {
     pub budget: Caps,
     /// What folders may start by themselves.
     pub folder: Folder,
+    /// Which planes this server is.
+    pub plane: Plane,
+    /// How a data plane of its own reaches the control plane.
+    pub authority: Authority,
     /// Webhooks.
     pub webhooks: Webhooks,
     /// Environment variables let through to harnesses, by name. Never put secrets of the platform here.
@@ -185,6 +189,42 @@ impl Default for Limits {
     }
 }
 
+/// Which planes a server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Plane {
+    /// Both.
+    #[default]
+    All,
+    /// The system of record: people, keys, budgets, usage. It runs no agent.
+    Control,
+    /// Sessions and agents. It has no key of the control plane's, and no right on its tables.
+    Data,
+}
+
+/// How a data plane of its own reaches the control plane.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Authority {
+    /// Where a control plane of its own listens for data planes.
+    pub listen: SocketAddr,
+    /// Where a data plane finds it.
+    pub url: String,
+    /// The file with the service tokens, one a line: a control plane takes each of them, a data plane shows the first. Read again when
+    /// it changes. Absent is `service-tokens` in the data directory, which a control plane makes.
+    pub tokens: Option<PathBuf>,
+}
+
+impl Default for Authority {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 4748)),
+            url: "http://127.0.0.1:4748".to_owned(),
+            tokens: None,
+        }
+    }
+}
+
 /// Webhooks.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -226,6 +266,8 @@ impl Default for Settings {
             limits: Limits::default(),
             budget: Caps::default(),
             folder: Folder::default(),
+            plane: Plane::default(),
+            authority: Authority::default(),
             webhooks: Webhooks::default(),
             pass_env: Vec::new(),
             cors_origins: Vec::new(),
@@ -304,6 +346,11 @@ impl Settings {
         (provider, name, small)
     }
 
+    /// The file of service tokens.
+    pub fn service_tokens(&self) -> PathBuf {
+        self.authority.tokens.clone().unwrap_or_else(|| self.data.join("service-tokens"))
+    }
+
     /// How the store is opened.
     pub(crate) fn store_options(&self, keys: karta_store::Keyring) -> karta_store::Options {
         let url = self
@@ -314,7 +361,7 @@ impl Settings {
             Durability::Process => karta_store::Durability::Process,
             Durability::Power => karta_store::Durability::Power,
         };
-        karta_store::Options { url, durability, keys }
+        karta_store::Options { url, durability, keys, data_plane: self.plane == Plane::Data }
     }
 
     /// How long finished events stay replayable.

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use axum::Router;
 use karta_engine::Engine;
+use karta_engine::settings::Plane;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{InfoBuilder, ObjectBuilder, OpenApi, PathItem, RefOr, Required};
@@ -18,7 +19,7 @@ pub(crate) fn split(api: OpenApiRouter<Engine>) -> (Router<Engine>, String) {
 
 /// The description alone, as it is checked in.
 pub fn document() -> String {
-    split(crate::api::routes()).1
+    split(crate::api::routes(Plane::All)).1
 }
 
 fn finish(document: &mut OpenApi) {

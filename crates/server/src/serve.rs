@@ -9,6 +9,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use karta_engine::settings::Plane;
 use karta_engine::{Engine, Error};
 use karta_types::{ErrorCode, Problem};
 use tokio::net::TcpListener;
@@ -36,7 +37,9 @@ pub(crate) fn current_request_id() -> Option<String> {
 /// Every route over the engine.
 pub fn router(engine: &Engine) -> Router {
     let metrics = Arc::new(Metrics::new());
-    let (api, document) = crate::openapi::split(crate::api::routes());
+    let plane = engine.settings().plane;
+    let pages = if plane == Plane::Data { Router::new() } else { crate::pages::routes(engine) };
+    let (api, document) = crate::openapi::split(crate::api::routes(plane));
     let origins = engine.clone();
     let allowed =
         move |origin: &HeaderValue, _: &_| origin.to_str().is_ok_and(|origin| origins.allows_origin(origin));
@@ -44,8 +47,14 @@ pub fn router(engine: &Engine) -> Router {
     Router::new()
         .merge(api)
         .merge(crate::operations::routes(document, metrics.clone()))
-        .merge(crate::pages::routes(engine))
-        .fallback(|| async { Failure::from(Error::not_found("page")) })
+        .merge(pages)
+        .fallback(move || async move {
+            Failure::from(Error::not_found(match plane {
+                Plane::All => "page",
+                Plane::Control => "page on this server, which is the control plane: sessions are at the data plane",
+                Plane::Data => "page on this server, which is the data plane: keys, budgets and people are at the control plane",
+            }))
+        })
         .method_not_allowed_fallback(|| async {
             let mut problem = Problem::new(ErrorCode::InvalidRequest, "this path does not take that method");
             problem.status = 405;

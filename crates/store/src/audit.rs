@@ -6,7 +6,9 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 use karta_types::{AuditId, OrgId, Timestamp};
+use serde::{Deserialize, Serialize};
 
+use crate::handover::{self, Kind};
 use crate::row::{Reader, big};
 use crate::sql::{Connection, Row, query};
 use crate::webhooks::outbox;
@@ -16,7 +18,7 @@ use crate::{Error, Result, Store};
 pub type Hash = [u8; 32];
 
 /// What happened. Never a secret, never a message's text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {
     /// Its id.
     pub id: AuditId,
@@ -156,6 +158,9 @@ fn read(row: &Row) -> Result<AuditRow> {
 
 /// Appends an entry within an open transaction.
 pub(crate) async fn append(db: &mut Connection, entry: &AuditEntry) -> Result<()> {
+    if db.hands_over() {
+        return handover::hand(db, Kind::Audit, &entry.id.to_string(), entry.org, entry.at, entry).await;
+    }
     let fail = || Error::database("writing the audit log");
     let org = entry.org.to_string();
     query("INSERT INTO audit_head (org, seq, hash) VALUES ($1, 0, $2) ON CONFLICT (org) DO NOTHING")

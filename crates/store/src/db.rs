@@ -40,6 +40,8 @@ pub struct Options {
     pub durability: Durability,
     /// The keys that seal what is kept.
     pub keys: Keyring,
+    /// Whether it is a data plane's: it changes no tables, and hands over what is the control plane's.
+    pub data_plane: bool,
 }
 
 /// The store. Cheap to clone.
@@ -104,10 +106,14 @@ impl Store {
     /// # Errors
     /// It can't be opened or migrated.
     pub async fn open(options: Options) -> Result<Self> {
-        let place = Place::parse(&options.url, options.durability)
+        let place = Place::parse(&options.url, options.durability, options.data_plane)
             .map_err(Error::database("reading the database's address"))?;
         let mut connection = place.connect().await.map_err(Error::database("opening the database"))?;
-        crate::migrations::run(&mut connection).await?;
+        match (options.data_plane, &place) {
+            (false, _) => crate::migrations::run(&mut connection).await?,
+            (true, Place::Postgres { .. }) => crate::migrations::check(&mut connection).await?,
+            (true, Place::Sqlite { .. }) => return Err(Error::NeedsPostgres),
+        }
         let readers =
             place.readers(READERS).await.map_err(Error::database("opening the database for reading"))?;
         let (submit, queue) = mpsc::channel(QUEUE);
@@ -125,7 +131,7 @@ impl Store {
                 let thread = std::thread::Builder::new().name("store-writer".to_owned());
                 thread.spawn(move || runtime.block_on(groups)).map_err(Error::Thread)?;
             }
-            Place::Postgres(_) => {
+            Place::Postgres { .. } => {
                 #[expect(clippy::disallowed_methods, reason = "close() waits for it")]
                 tokio::spawn(groups);
             }

@@ -56,6 +56,19 @@ pub enum Error {
         /// What is known.
         known: i64,
     },
+    /// The control plane has not brought the database up yet.
+    #[error(
+        "the database has version {found}, this program needs version {known}: start the control plane of this version first"
+    )]
+    Older {
+        /// What it has.
+        found: i64,
+        /// What is needed.
+        known: i64,
+    },
+    /// A data plane was pointed at a database that only one process can open.
+    #[error("a data plane of its own needs PostgreSQL: set `database = \"postgres://…\"`")]
+    NeedsPostgres,
     /// The text of a change that was run is another one now.
     #[error(
         "the database's change {version} (`{name}`) was run with another text: this program was built from an edited file"

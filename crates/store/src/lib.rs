@@ -9,6 +9,7 @@
 mod audit;
 pub mod db;
 mod error;
+mod handover;
 mod idempotency;
 mod inputs;
 mod journal;
@@ -32,6 +33,7 @@ mod webhooks;
 pub use audit::{AuditEntry, AuditFilter, AuditRow, AuditSeal, Hash};
 pub use db::{Durability, Options, Store};
 pub use error::Error;
+pub use handover::grants;
 pub use idempotency::{Idem, Reply};
 pub use inputs::InputRow;
 pub use journal::{Chunk, Commit};

@@ -41,6 +41,7 @@ const ALL: &[Migration] = &[
     migration!(6, "0006_session_tokens"),
     migration!(7, "0007_people"),
     migration!(8, "0008_webhooks"),
+    migration!(9, "0009_handover"),
 ];
 
 /// What keeps two servers from changing one PostgreSQL database at once: a number nobody else has a reason to lock.
@@ -49,7 +50,7 @@ const UNLOCK: &str = "SELECT pg_advisory_unlock(5287112763290101)";
 
 /// Brings the database up to this version.
 pub(crate) async fn run(db: &mut Connection) -> Result<()> {
-    let postgres = matches!(db, Connection::Postgres(_));
+    let postgres = matches!(db, Connection::Postgres { .. });
     if postgres {
         db.batch(LOCK).await.map_err(Error::database("locking the database's version"))?;
     }
@@ -58,6 +59,20 @@ pub(crate) async fn run(db: &mut Connection) -> Result<()> {
         db.batch(UNLOCK).await.map_err(Error::database("unlocking the database's version"))?;
     }
     done
+}
+
+/// Whether the database has this version. A data plane changes nothing of it.
+pub(crate) async fn check(db: &mut Connection) -> Result<()> {
+    let row = query("SELECT MAX(version) FROM migration")
+        .fetch_one(db)
+        .await
+        .map_err(Error::database("reading the database's version"))?;
+    let found = Reader::new(&row).maybe_int("version")?.unwrap_or_default();
+    match (found, ALL.last().map_or(0, |last| last.version)) {
+        (found, known) if found > known => Err(Error::Newer { found, known }),
+        (found, known) if found < known => Err(Error::Older { found, known }),
+        _ => Ok(()),
+    }
 }
 
 async fn steps(db: &mut Connection) -> Result<()> {
@@ -97,7 +112,7 @@ async fn steps(db: &mut Connection) -> Result<()> {
 async fn apply(db: &mut Connection, migration: &Migration) -> Result<(), DatabaseError> {
     db.begin().await?;
     db.batch(migration.sql).await?;
-    let more = if matches!(db, Connection::Postgres(_)) { migration.postgres } else { migration.sqlite };
+    let more = if matches!(db, Connection::Postgres { .. }) { migration.postgres } else { migration.sqlite };
     if !more.is_empty() {
         db.batch(more).await?;
     }
@@ -124,7 +139,7 @@ async fn adopt(db: &mut Connection) -> Result<()> {
         Connection::Sqlite(_) => {
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations'"
         }
-        Connection::Postgres(_) => {
+        Connection::Postgres { .. } => {
             "SELECT CAST(table_name AS TEXT) FROM information_schema.tables \
              WHERE table_schema = current_schema() AND table_name = '_sqlx_migrations'"
         }

@@ -2,13 +2,14 @@
 
 use karta_types::usage::Metered;
 use karta_types::{KeyId, Micros, ModelCallId, OrgId, ProjectId, SessionId, Timestamp, TurnId, Usage};
+use serde::{Deserialize, Serialize};
 
 use crate::row::{Reader, big};
 use crate::sql::{Builder, Connection, query};
 use crate::{Error, Result, Store};
 
 /// One model call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRow {
     /// Its id: the same again is a no-op.
     pub id: ModelCallId,

@@ -43,6 +43,11 @@ pub(crate) struct AdminArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AdminCommand {
+    /// Print the SQL that gives a PostgreSQL role what a data plane of its own needs, and nothing else
+    Grants {
+        /// The role that the data plane connects as
+        role: String,
+    },
     /// Make an organisation's first owner: prints a link that signs them in, once, and a key. For a member, prints a new link
     Bootstrap {
         /// The owner's address

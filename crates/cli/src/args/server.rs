@@ -36,6 +36,9 @@ pub(crate) struct DevArgs {
 pub(crate) struct ServeArgs {
     /// Folders to serve, each as a project of its name
     pub(crate) paths: Vec<PathBuf>,
+    /// Which planes to be: all, control or data [default: all, or as the settings say]
+    #[arg(long, value_name = "PLANE", value_parser = ["all", "control", "data"])]
+    pub(crate) plane: Option<String>,
     /// Where to listen [default: 127.0.0.1:4747, or as the settings say]
     #[arg(long, value_name = "ADDRESS", env = "KARTA_LISTEN")]
     pub(crate) listen: Option<SocketAddr>,

@@ -16,7 +16,13 @@ pub(super) async fn run(
     as_json: bool,
     printer: &Printer,
 ) -> anyhow::Result<ExitCode> {
-    let AdminCommand::Bootstrap { email, org, config } = command;
+    let (email, org, config) = match command {
+        AdminCommand::Grants { role } => {
+            printer.data(karta_engine::control::grants(&role).trim_end())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        AdminCommand::Bootstrap { email, org, config } => (email, org, config),
+    };
     let settings = settings::server(data, config.as_deref())?;
     let made = sign_in::bootstrap(&settings, &org, &email).await.map_err(|error| {
         anyhow::anyhow!(error.chain()).context(format!("making {email} an owner of `{org}`"))

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use karta_engine::control::keys::Environment;
-use karta_engine::settings::Provider;
+use karta_engine::settings::{Plane, Provider};
 use karta_engine::{Builder, Engine, Settings};
 use karta_model::{Options, Rule};
 use karta_server::Server;
@@ -66,6 +66,12 @@ impl Running {
     /// `karta chat` finds it.
     pub(super) async fn own_key(&self, project: Option<&str>) -> anyhow::Result<Secret> {
         let path = self.engine.data_dir().join(SERVER_FILE);
+        if self.engine.settings().plane == Plane::Data {
+            // It can't make keys; whoever uses it has one of the control plane's.
+            let content = json!({ "url": self.url, "key": "", "project": project });
+            crate::settings::write_private(&path, &content.to_string())?;
+            return Ok(Secret::new(String::new()));
+        }
         let known = std::fs::read(&path).ok().and_then(|text| {
             let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
             value.get("key")?.as_str().map(str::to_owned)

@@ -2,21 +2,41 @@
 
 use std::process::ExitCode;
 
+use anyhow::ensure;
 use karta_engine::Settings;
 use karta_engine::control::keys::Environment;
+use karta_engine::settings::Plane;
 
 use super::running::{announce, folder, headline, hint_harness, slug_of, start};
 use crate::args::ServeArgs;
 use crate::printer::{DIM, Printer, YELLOW};
 
-pub(super) async fn run(args: ServeArgs, settings: Settings, printer: &Printer) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    args: ServeArgs,
+    mut settings: Settings,
+    printer: &Printer,
+) -> anyhow::Result<ExitCode> {
+    settings.plane = match args.plane.as_deref() {
+        None => settings.plane,
+        Some("control") => Plane::Control,
+        Some("data") => Plane::Data,
+        Some(_) => Plane::All,
+    };
+    ensure!(
+        settings.plane != Plane::Control || args.paths.is_empty(),
+        "a control plane serves no folders: name them where `--plane data` runs"
+    );
     let paths = args.paths.iter().map(|path| folder(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let listen = args.listen.unwrap_or(settings.listen);
     let shown = settings.clone();
-    let first = !settings.data.join("karta.db").exists();
+    let first = settings.plane != Plane::Data && !settings.data.join("keys").exists();
     let running = start(settings, listen).await?;
     headline(&format!("Listening on {}", running.url), printer);
-    if shown.isolation == "process" {
+    if shown.plane == Plane::Control {
+        let (listen, tokens) = (shown.authority.listen, shown.service_tokens());
+        printer.note(&format!("  data planes ask at {listen}, with a token of {}", tokens.display()));
+    }
+    if shown.isolation == "process" && shown.plane != Plane::Control {
         printer.note(&format!(
             "  {YELLOW}isolation: process{YELLOW:#}: agents run as this user, with its rights; serve only folders and people you trust"
         ));

@@ -6,6 +6,7 @@ mod chat;
 mod fake;
 mod help;
 mod people;
+mod planes;
 mod policy;
 mod real;
 mod run;

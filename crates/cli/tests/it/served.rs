@@ -33,7 +33,10 @@ impl Served {
     pub(crate) async fn start_as(home: &Path, data: &str, settings: &str, args: &[&str]) -> Self {
         let app = home.join("app");
         std::fs::create_dir_all(&app).unwrap();
-        let script = json!({"turns": [{"match": "wait", "steps": [{"say": "waiting"}, {"hang": false}]}, {"steps": [{"use": {"input_tokens": 60, "output_tokens": 50, "cost_micros": 900}}, {"say": "hello"}]}]});
+        let script = json!({"turns": [
+            {"match": "ask", "steps": [{"ask": {"tool": "Bash", "input": {}, "message": "Run?", "approved": [
+                {"use": {"input_tokens": 90, "output_tokens": 70, "cost_micros": 1200}}, {"say": "done"}]}}]},
+            {"steps": [{"use": {"input_tokens": 60, "output_tokens": 50, "cost_micros": 900}}, {"say": "hello"}]}]});
         std::fs::write(app.join("karta.script.json"), script.to_string()).unwrap();
         let config = home.join(format!("{data}.toml"));
         std::fs::write(&config, settings).unwrap();

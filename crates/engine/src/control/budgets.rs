@@ -83,6 +83,11 @@ impl Budgets {
         Ok(done?)
     }
 
+    /// Somebody else renews this hold, or nobody does.
+    pub(crate) fn leave_to_another(&self, hold: &Hold) {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&hold.call());
+    }
+
     fn over(&self, hold: &Hold) {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&hold.call());
         self.settled.notify_waiters();

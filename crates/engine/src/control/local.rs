@@ -142,6 +142,18 @@ impl Gate for Local {
         Ok(self.store.audit_append(entry).await?)
     }
 
+    async fn used_in(&self, org: OrgId, turn: TurnId) -> Result<(Usage, Micros, Vec<String>)> {
+        Ok(self.store.usage_of_turn(org, turn).await?)
+    }
+
+    fn allows_origin(&self, origin: &str) -> bool {
+        self.tokens.allows_origin(origin)
+    }
+
+    async fn ready(&self) -> Result<()> {
+        Ok(())
+    }
+
     async fn record(&self, used: UsageRow) -> Result<()> {
         self.store.hold_settle(used).await?;
         Ok(())

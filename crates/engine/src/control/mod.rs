@@ -1,5 +1,7 @@
 //! The control plane: who may, how much, what it cost.
 
+pub use karta_store::grants;
+
 pub mod api_keys;
 pub mod audit;
 pub mod budgets;

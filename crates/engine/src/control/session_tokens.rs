@@ -140,6 +140,11 @@ impl Tokens {
         self.origins.read().unwrap_or_else(PoisonError::into_inner).contains(origin)
     }
 
+    /// Where pages come from that may.
+    pub(crate) fn origins(&self) -> Vec<String> {
+        self.origins.read().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
     /// The public keys, as a JWK set (RFC 7517, RFC 8037).
     pub fn jwks(&self) -> Value {
         let keys = self.verifying.read().unwrap_or_else(PoisonError::into_inner);
@@ -336,7 +341,7 @@ impl Engine {
     /// Whether a browser on a page from here may read our answers.
     pub fn allows_origin(&self, origin: &str) -> bool {
         self.settings().cors_origins.iter().any(|allowed| allowed == origin)
-            || self.control().tokens().allows_origin(origin)
+            || self.gate().allows_origin(origin)
     }
 
     /// Signs with a new key from now on. Tokens of the old ones stay good until their time.

@@ -116,6 +116,9 @@ impl Channel for SessionChannel {
             Provider::OpenAi | Provider::OpenRouter => &[KeyProvider::Openai, KeyProvider::Openrouter],
         };
         let found = self.gate.credential(self.spender.org, wanted).await.map_err(|error| {
+            if error.code() == ErrorCode::Overloaded {
+                return Box::new(error.problem());
+            }
             tracing::error!(session = %self.spender.session, error = error.chain(), "opening a provider key");
             let detail = "the organisation's provider key can't be opened; set it anew";
             Box::new(Problem::new(ErrorCode::ProviderKeyRejected, detail))
@@ -193,7 +196,9 @@ impl Channel for SessionChannel {
         };
         self.log("recording usage", self.gate.settle(hold, row).await);
         // Told now rather than at the next call: a turn that has nothing left must not go on.
-        if let Err(problem) = self.gate.admit(&self.spender()).await {
+        if let Err(problem) = self.gate.admit(&self.spender()).await
+            && problem.error == ErrorCode::BudgetExhausted
+        {
             self.tell(problem);
         }
     }

@@ -44,7 +44,7 @@ impl Engine {
         let turn = row.turn;
         let session = self.store().session_own(row.org, turn.session_id, now).await?;
         let text = self.text_so_far(row.org, turn.session_id, turn.id).await?;
-        let (usage, cost, models) = self.store().usage_of_turn(row.org, turn.id).await?;
+        let (usage, cost, models) = self.gate().used_in(row.org, turn.id).await?;
         let metered = Metered::new(&usage, cost);
         let problem = Problem::new(
             ErrorCode::InterruptedByRestart,

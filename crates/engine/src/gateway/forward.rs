@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use karta_types::ModelCallId;
+use karta_types::{ErrorCode, ModelCallId, Problem};
 use serde_json::Value;
 
 use super::provider::{Dialect, Provider, Route, Seen};
@@ -38,6 +38,11 @@ const RETURNED: &[&str] = &[
     "cache-control",
 ];
 
+/// Not now, and worth another try.
+fn later(provider: Provider, problem: &Problem) -> Response {
+    refuse(provider, 503, "overloaded_error", &problem.detail)
+}
+
 pub(super) async fn forward(
     provider: Provider,
     route: Route,
@@ -55,6 +60,7 @@ pub(super) async fn forward(
     };
     let own = match channel.credential(provider).await {
         Ok(own) => own,
+        Err(problem) if problem.error == ErrorCode::Overloaded => return later(provider, &problem),
         Err(problem) => return refuse(provider, 401, "authentication_error", &problem.detail),
     };
     let at = own.as_ref().map_or(provider, |own| own.provider);
@@ -80,6 +86,9 @@ pub(super) async fn forward(
         match leaving.admit(route, &mut asked, body.len()).await {
             Ok(held) => Some(held),
             Err(refused) => {
+                if refused.problem.error != ErrorCode::BudgetExhausted {
+                    return later(provider, &refused.problem);
+                }
                 let detail = refused.problem.detail.clone();
                 channel.refused(refused);
                 return refuse(provider, 402, "budget_exhausted", &detail);

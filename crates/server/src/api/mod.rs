@@ -18,10 +18,19 @@ pub mod webhooks;
 pub mod whoami;
 
 use karta_engine::Engine;
+use karta_engine::settings::Plane;
 use utoipa_axum::router::OpenApiRouter;
 
-/// Every route. The session routes stand twice: flat, and under their project.
-pub fn routes() -> OpenApiRouter<Engine> {
+/// The routes of these planes. The session routes stand twice: flat, and under their project.
+pub fn routes(plane: Plane) -> OpenApiRouter<Engine> {
+    match plane {
+        Plane::All => data().merge(control()),
+        Plane::Control => control(),
+        Plane::Data => data(),
+    }
+}
+
+fn data() -> OpenApiRouter<Engine> {
     let sessions = || {
         OpenApiRouter::new()
             .merge(sessions::routes())
@@ -34,6 +43,10 @@ pub fn routes() -> OpenApiRouter<Engine> {
         .nest("/v1/projects/{project}/sessions", sessions().merge(sessions::of_project()))
         .nest("/v1/projects", projects::routes().merge(messages::of_project()))
         .nest("/v1/inputs", inputs::of_org())
+}
+
+fn control() -> OpenApiRouter<Engine> {
+    OpenApiRouter::new()
         .nest("/v1/audit", audit::routes())
         .nest("/v1/budgets", budgets::routes())
         .nest("/v1/invitations", invitations::routes())

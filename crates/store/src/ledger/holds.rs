@@ -344,7 +344,7 @@ async fn give_back(db: &mut Connection, held: &Held) -> Result<()> {
     Ok(())
 }
 
-async fn settle(db: &mut Connection, used: Arc<UsageRow>) -> Result<bool> {
+pub(crate) async fn settle(db: &mut Connection, used: Arc<UsageRow>) -> Result<bool> {
     if !insert_event(db, &used).await? {
         return Ok(false);
     }

@@ -9,11 +9,13 @@ mod count;
 mod holds;
 
 pub use budgets::BudgetRow;
+pub(crate) use holds::settle;
 use karta_types::budget::{Level, Unit};
 use karta_types::{KeyId, Micros, ModelCallId, OrgId, ProjectId, SessionId, Timestamp, TurnId};
+use serde::{Deserialize, Serialize};
 
 /// Whom spending belongs to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spender {
     /// The organisation.
     pub org: OrgId,
@@ -41,7 +43,7 @@ impl Spender {
 }
 
 /// The dearest that input and output of a model can be, in micro-dollars per million tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dearest {
     /// A token of input, in its dearest class.
     pub input: i64,
@@ -70,7 +72,7 @@ impl Dearest {
 }
 
 /// A model call that wants to leave.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Want {
     /// Its id; the hold's and the usage record's too.
     pub id: ModelCallId,

@@ -118,14 +118,18 @@ pub(crate) trait Executor {
 /// The connection that writes.
 pub(crate) enum Connection {
     Sqlite(sqlite::Writer),
-    Postgres(Box<sqlx::PgConnection>),
+    Postgres {
+        connection: Box<sqlx::PgConnection>,
+        /// Whether it is a data plane's, which has no right on what is the control plane's.
+        hands_over: bool,
+    },
 }
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Sqlite(_) => "Connection::Sqlite",
-            Self::Postgres(_) => "Connection::Postgres",
+            Self::Postgres { .. } => "Connection::Postgres",
         })
     }
 }
@@ -134,17 +138,22 @@ impl Executor for &mut Connection {
     async fn run(self, query: Query) -> Result<Answer, DatabaseError> {
         match self {
             Connection::Sqlite(writer) => sqlite::run(&writer.connection, &query),
-            Connection::Postgres(connection) => postgres::run(connection, query).await,
+            Connection::Postgres { connection, .. } => postgres::run(connection, query).await,
         }
     }
 }
 
 impl Connection {
+    /// Whether what is the control plane's is handed over rather than written.
+    pub(crate) const fn hands_over(&self) -> bool {
+        matches!(self, Self::Postgres { hands_over: true, .. })
+    }
+
     /// Begins a transaction that writes.
     pub(crate) async fn begin(&mut self) -> Result<(), DatabaseError> {
         let begin = match self {
             Self::Sqlite(_) => "BEGIN IMMEDIATE",
-            Self::Postgres(_) => "BEGIN",
+            Self::Postgres { .. } => "BEGIN",
         };
         query(begin).execute(self).await.map(drop)
     }
@@ -153,7 +162,7 @@ impl Connection {
     pub(crate) async fn batch(&mut self, sql: &'static str) -> Result<(), DatabaseError> {
         match self {
             Self::Sqlite(writer) => Ok(writer.connection.execute_batch(sql)?),
-            Self::Postgres(connection) => postgres::batch(connection, sql).await,
+            Self::Postgres { connection, .. } => postgres::batch(connection, sql).await,
         }
     }
 
@@ -167,7 +176,7 @@ impl Connection {
     pub(crate) async fn close(self) {
         match self {
             Self::Sqlite(writer) => drop(writer),
-            Self::Postgres(connection) => postgres::close(*connection).await,
+            Self::Postgres { connection, .. } => postgres::close(*connection).await,
         }
     }
 }
@@ -176,18 +185,18 @@ impl Connection {
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
     Sqlite { path: std::path::PathBuf, durability: Durability },
-    Postgres(Box<sqlx::postgres::PgConnectOptions>),
+    Postgres { options: Box<sqlx::postgres::PgConnectOptions>, hands_over: bool },
 }
 
 impl Place {
     /// Reads `sqlite:PATH` or `postgres://…`.
-    pub(crate) fn parse(url: &str, durability: Durability) -> Result<Self, DatabaseError> {
+    pub(crate) fn parse(url: &str, durability: Durability, hands_over: bool) -> Result<Self, DatabaseError> {
         if let Some(path) = url.strip_prefix("sqlite:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             let path = path.split('?').next().unwrap_or(path);
             return Ok(Self::Sqlite { path: path.into(), durability });
         }
-        Ok(Self::Postgres(Box::new(url.parse()?)))
+        Ok(Self::Postgres { options: Box::new(url.parse()?), hands_over })
     }
 
     /// Opens the connection that writes.
@@ -196,7 +205,10 @@ impl Place {
             Self::Sqlite { path, durability } => {
                 Ok(Connection::Sqlite(sqlite::Writer::open(path, *durability)?))
             }
-            Self::Postgres(options) => Ok(Connection::Postgres(Box::new(postgres::connect(options).await?))),
+            Self::Postgres { options, hands_over } => Ok(Connection::Postgres {
+                connection: Box::new(postgres::connect(options).await?),
+                hands_over: *hands_over,
+            }),
         }
     }
 
@@ -206,7 +218,7 @@ impl Place {
             Self::Sqlite { path, durability } => {
                 Ok(Readers::Sqlite(sqlite::Readers::new(path, *durability, count)?))
             }
-            Self::Postgres(options) => Ok(Readers::Postgres(postgres::readers(options, count).await?)),
+            Self::Postgres { options, .. } => Ok(Readers::Postgres(postgres::readers(options, count).await?)),
         }
     }
 }

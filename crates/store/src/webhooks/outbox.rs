@@ -8,13 +8,16 @@ use karta_types::message::Decision;
 use karta_types::session::TurnState;
 use karta_types::webhook::Happened;
 use karta_types::{HappeningId, OrgId, RequestId, SessionId, Timestamp};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::handover::{self, Kind};
 use crate::sql::{Connection, query};
 use crate::turns::TurnEnd;
 use crate::{AuditEntry, Error, Result};
 
 /// Something that happened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Happening {
     pub(crate) id: HappeningId,
     pub(crate) org: OrgId,
@@ -36,6 +39,10 @@ fn id(at: Timestamp, source: u128, tag: u128) -> HappeningId {
 
 /// Notes that something happened, if the organisation has anybody to tell.
 pub(crate) async fn note(db: &mut Connection, happening: Happening) -> Result<()> {
+    if db.hands_over() {
+        let (id, org, at) = (happening.id.to_string(), happening.org, happening.at);
+        return handover::hand(db, Kind::Happening, &id, org, at, &happening).await;
+    }
     // Without an endpoint nothing is kept: most organisations have none, and every turn passes here.
     query(
         "INSERT INTO happening (id, org, kind, subject, body, at, spread) \

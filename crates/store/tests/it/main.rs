@@ -47,7 +47,7 @@ async fn open(folder: &std::path::Path, keys: Keyring) -> Store {
         }
         Err(_) => format!("sqlite:{}", folder.join("karta.db").display()),
     };
-    Store::open(Options { url, durability: Durability::Process, keys }).await.unwrap()
+    Store::open(Options { url, durability: Durability::Process, keys, data_plane: false }).await.unwrap()
 }
 
 impl Rig {

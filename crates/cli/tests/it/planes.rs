@@ -1,0 +1,197 @@
+//! The two planes as two processes on one PostgreSQL, one of them killed and brought back. Needs a PostgreSQL, so it is ignored unless
+//! asked for; `./test` starts one and says where by `KARTA_TEST_POSTGRES`.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that can't go on fails")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
+
+use crate::run::{karta, run};
+use crate::served::{PATIENCE, Served};
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Asks again and again until the answer is as wanted.
+async fn until(server: &Served, method: &str, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
+    let ask = async {
+        loop {
+            let (status, answer) = server.call(method, path, &json!({})).await;
+            if wanted(status, &answer) {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ask).await.unwrap_or_else(|_| panic!("{method} {path} is never as wanted"))
+}
+
+struct Planes {
+    control_settings: String,
+    data_settings: String,
+    database: String,
+    as_data: String,
+}
+
+impl Planes {
+    fn new(home: &Path, server: &str) -> Self {
+        let name: String =
+            home.file_name().unwrap().as_encoded_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let (listen, authority) = (free_port(), free_port());
+        let database = format!("{server}/planes_{name}");
+        let as_data = database.replacen("karta@", &format!("data_{name}@"), 1);
+        let control_settings = format!(
+            "listen = \"127.0.0.1:{listen}\"\nplane = \"control\"\ndatabase = \"{database}\"\n\
+             [authority]\nlisten = \"127.0.0.1:{authority}\"\n"
+        );
+        let tokens = home.join("data-tokens");
+        let data_settings = format!(
+            "listen = \"127.0.0.1:0\"\nplane = \"data\"\ndatabase = \"{as_data}\"\n\
+             [authority]\nurl = \"http://127.0.0.1:{authority}\"\ntokens = \"{}\"\n",
+            tokens.display()
+        );
+        Self { control_settings, data_settings, database, as_data }
+    }
+
+    async fn control(&self, home: &Path) -> Served {
+        Served::start_as(home, "control", &self.control_settings, &["serve"]).await
+    }
+
+    async fn data(&self, home: &Path) -> Served {
+        let app = home.join("app");
+        Served::start_as(home, "data", &self.data_settings, &["serve", app.to_str().unwrap()]).await
+    }
+
+    /// Makes the data plane's role with the rights that the command prints.
+    async fn grant(&self) {
+        let role = self.as_data.split_once("://").unwrap().1.split('@').next().unwrap();
+        let printed = run(karta(&["admin", "grants", role]), "").await;
+        let mut connection = PgConnection::connect(&self.database).await.unwrap();
+        connection.execute(AssertSqlSafe(format!("CREATE ROLE {role} LOGIN"))).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(printed.out)).execute(&mut connection).await.unwrap();
+    }
+}
+
+/// The tables that the data plane's role can read, and those it can't.
+async fn rights(planes: &Planes) -> (Vec<String>, Vec<String>) {
+    let mut admin = PgConnection::connect(&planes.database).await.unwrap();
+    let mut data = PgConnection::connect(&planes.as_data).await.unwrap();
+    let tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename";
+    let (mut can, mut can_not) = (Vec::new(), Vec::new());
+    for row in admin.fetch_all(tables).await.unwrap() {
+        let table: String = row.get(0);
+        let read = data.execute(AssertSqlSafe(format!("SELECT * FROM {table} LIMIT 1"))).await;
+        if read.is_ok() { can.push(table) } else { can_not.push(table) }
+    }
+    (can, can_not)
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL: ./test starts one"]
+async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
+    let server = std::env::var("KARTA_TEST_POSTGRES").expect("`scripts/with-postgres` says where it is");
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let planes = Planes::new(home, &server);
+    let mut control = planes.control(home).await;
+    planes.grant().await;
+    std::fs::copy(home.join("control/service-tokens"), home.join("data-tokens")).unwrap();
+    let mut data = planes.data(home).await;
+    data.key.clone_from(&control.key);
+
+    // Each has its own routes, and the data plane neither keys nor rights.
+    assert_eq!(data.call("GET", "/v1/keys", &json!({})).await.0, 404);
+    assert_eq!(control.call("GET", "/v1/sessions", &json!({})).await.0, 404);
+    assert!(home.join("control/keys/kek").exists() && !home.join("data/keys/kek").exists());
+    let (can, can_not) = rights(&planes).await;
+    assert_eq!(
+        can,
+        [
+            "input",
+            "journal",
+            "migration",
+            "project",
+            "project_release",
+            "reply",
+            "session",
+            "session_label",
+            "turn"
+        ]
+    );
+    for table in [
+        "api_key",
+        "audit",
+        "budget",
+        "hold",
+        "usage_event",
+        "provider_key",
+        "member",
+        "endpoint_secret",
+        "handover",
+    ] {
+        assert!(can_not.iter().any(|known| known == table), "{table}");
+    }
+
+    // A turn here is counted there, and what happens here is in the log there.
+    let message = json!({"text": "hello"});
+    let (status, answer) = data.call("POST", "/v1/projects/app/messages", &message).await;
+    assert_eq!((status, &answer["text"]), (200, &json!("hello")), "{answer}");
+    let usage = until(&control, "GET", "/v1/usage", |_, usage| usage["data"][0]["turns"] == 1).await;
+    assert_eq!(usage["data"][0]["cost_micros"], 900);
+    let first = answer["session_id"].as_str().unwrap().to_owned();
+    let (_, key) = control.call("POST", "/v1/keys", &json!({"name": "short", "scopes": ["read"]})).await;
+    data.key = key["key"].as_str().unwrap().to_owned();
+    assert_eq!(data.call("GET", "/v1/sessions", &json!({})).await.0, 200);
+    control.call("DELETE", &format!("/v1/keys/{}", key["id"].as_str().unwrap()), &json!({})).await;
+    until(&data, "GET", "/v1/sessions", |status, _| status == 401).await;
+    data.key.clone_from(&control.key);
+    assert_eq!(data.call("DELETE", &format!("/v1/sessions/{first}"), &json!({})).await.0, 204);
+    let erased = |_: u16, log: &Value| log.to_string().contains("session.erase");
+    until(&control, "GET", "/v1/audit?action=session.erase", erased).await;
+
+    // The control plane goes while a turn waits for a person: the turn goes on, and nothing new begins.
+    let (_, waiting) = data.call("POST", "/v1/projects/app/messages", &json!({"text": "ask"})).await;
+    let session = waiting["session_id"].as_str().unwrap().to_owned();
+    let request = waiting["pending_inputs"][0]["request_id"].as_str().unwrap().to_owned();
+    control.kill().await;
+    let answer = json!({"decision": "approve_once"});
+    let path = format!("/v1/sessions/{session}/inputs/{request}");
+    let (status, resolved) = data.call("PUT", &path, &answer).await;
+    assert_eq!(status, 200, "a known principal goes on for a while: {resolved}");
+    let (status, refused) = data.call("POST", "/v1/projects/app/messages", &message).await;
+    assert_eq!((status, &refused["error"]), (503, &json!("overloaded")), "{refused}");
+    let session = format!("/v1/sessions/{session}");
+    let gone = until(&data, "GET", &session, |status, _| status == 503).await;
+    assert!(gone["detail"].as_str().unwrap().contains("control plane"), "{gone}");
+
+    // It comes back: everything goes on, and what the turn used meanwhile is counted once.
+    let control = planes.control(home).await;
+    let idle =
+        until(&data, "GET", &session, |status, session| status == 200 && session["status"] == "idle").await;
+    assert_eq!(idle["usage"]["output_tokens"], 70);
+    let usage = until(&control, "GET", "/v1/usage", |_, usage| usage["data"][0]["turns"] == 2).await;
+    assert_eq!(usage["data"][0]["cost_micros"], 900 + 1200);
+    until(&control, "GET", "/v1/audit?action=input.resolve", |_, log| {
+        log.to_string().contains("input.resolve")
+    })
+    .await;
+    let (_, verdict) = control.call("GET", "/v1/audit/verify", &json!({})).await;
+    assert_eq!(verdict["intact"], true, "{verdict}");
+    assert_eq!(data.call("POST", "/v1/projects/app/messages", &message).await.0, 200);
+
+    // Service tokens change without a restart; a wrong one reaches nobody.
+    let (there, here) = (home.join("control/service-tokens"), home.join("data-tokens"));
+    let old = std::fs::read_to_string(&there).unwrap();
+    std::fs::write(&here, "kt_service_wrong\n").unwrap();
+    until(&data, "GET", "/readyz", |status, _| status == 503).await;
+    std::fs::write(&there, format!("{old}kt_service_new\n")).unwrap();
+    std::fs::write(&here, "kt_service_new\n").unwrap();
+    until(&data, "GET", "/readyz", |status, _| status == 200).await;
+    std::fs::write(&there, "kt_service_new\n").unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(data.call("POST", "/v1/projects/app/messages", &message).await.0, 200);
+}
