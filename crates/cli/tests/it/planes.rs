@@ -1,7 +1,7 @@
 //! The two planes as two processes on one PostgreSQL, one of them killed and brought back. Needs a PostgreSQL, so it is ignored unless
 //! asked for; `./test` starts one and says where by `KARTA_TEST_POSTGRES`.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a test that can't go on fails")]
+#![expect(clippy::panic, reason = "a test that can't go on fails")]
 
 use std::path::Path;
 use std::time::Duration;
@@ -39,8 +39,8 @@ struct Planes {
 
 impl Planes {
     fn new(home: &Path, server: &str) -> Self {
-        let name: String =
-            home.file_name().unwrap().as_encoded_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = home.file_name().unwrap().as_encoded_bytes().iter();
+        let name = name.fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
         let (listen, authority) = (free_port(), free_port());
         let database = format!("{server}/planes_{name}");
         let as_data = database.replacen("karta@", &format!("data_{name}@"), 1);
