@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use futures_util::Stream;
 use karta_types::audit::{Entry, Verdict};
+use karta_types::billing::{Billing, Credit};
 use karta_types::budget::{Budget, Caps, Level, Period};
 use karta_types::key::{ApiKey, NewApiKey};
 use karta_types::page::Page;
@@ -375,5 +376,44 @@ impl Client {
         let request = self.request(Method::POST, url).json(&json!({ "since": since }));
         let answer: serde_json::Value = self.json("delivering again", request).await?;
         Ok(answer.get("count").and_then(serde_json::Value::as_u64).unwrap_or_default())
+    }
+
+    /// Subscription, plans and credit.
+    ///
+    /// # Errors
+    /// The server's refusal, or the way to it.
+    pub async fn billing(&self) -> Result<Billing, Error> {
+        self.json("reading what is paid", self.request(Method::GET, self.url(&["billing"]))).await
+    }
+
+    /// Credit that was granted.
+    ///
+    /// # Errors
+    /// The server's refusal, or the way to it.
+    pub async fn credits(&self) -> Result<Page<Credit>, Error> {
+        self.json("listing credit", self.request(Method::GET, self.url(&["billing", "credit"]))).await
+    }
+
+    /// Begins to subscribe: answers where a person pays.
+    ///
+    /// # Errors
+    /// The server's refusal, or the way to it.
+    pub async fn checkout(&self, plan: &str) -> Result<String, Error> {
+        let request = self.request(Method::POST, self.url(&["billing", "checkout"]));
+        let answer: serde_json::Value =
+            self.json("subscribing", request.json(&json!({ "plan": plan }))).await?;
+        Ok(answer.get("url").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned())
+    }
+
+    /// A month's statement, in a form: `json`, `csv` or `html`.
+    ///
+    /// # Errors
+    /// The server's refusal, or the way to it.
+    pub async fn statement(&self, month: &str, form: &str) -> Result<String, Error> {
+        let mut url = self.url(&["billing", "statements", month]);
+        append(&mut url, &[("format", Some(form.to_owned()))]);
+        let doing = "reading a statement";
+        let answer = self.send(doing, self.request(Method::GET, url)).await?;
+        answer.text().await.map_err(|why| Error::transport(doing, why))
     }
 }

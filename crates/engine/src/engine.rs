@@ -13,6 +13,7 @@ use karta_types::{Clock, ErrorCode, OrgId, Rng, Secret};
 
 use crate::addresses::{Guarded, Lookup};
 use crate::authority::{Remote, ServiceTokens};
+use crate::control::billing::stripe::Stripe;
 use crate::control::encryption::{KeyEncryption, LocalKeys, NoKeys};
 use crate::control::keys::{Environment, NewKey};
 use crate::control::local::Local;
@@ -50,6 +51,7 @@ struct Inner {
     catalogue: Catalogue,
     oidc: Option<OidcProvider>,
     webhooks: reqwest::Client,
+    stripe: Option<Stripe>,
     channels: Arc<Channels>,
     gateway: Gateway,
     harnesses: Harnesses,
@@ -184,6 +186,7 @@ impl Builder {
         };
         let places = Places::new(settings.limits.processes);
         let webhooks = send::client(Guarded::new(lookup, settings.webhooks.loopback))?;
+        let stripe = Stripe::from_settings(&settings)?;
         let oidc = OidcProvider::from_settings(&settings)?;
         let engine = Engine(Arc::new(Inner {
             harnesses: Harnesses::new(settings.data.join("harnesses")),
@@ -199,6 +202,7 @@ impl Builder {
             catalogue: Catalogue::default(),
             oidc,
             webhooks,
+            stripe,
             channels,
             gateway,
             driver,
@@ -383,6 +387,10 @@ impl Engine {
     /// The control plane.
     pub fn gate(&self) -> &Arc<dyn Gate> {
         &self.0.gate
+    }
+
+    pub(crate) fn stripe(&self) -> Option<&Stripe> {
+        self.0.stripe.as_ref()
     }
 
     /// The control plane, where it is elsewhere.

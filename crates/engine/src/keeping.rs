@@ -39,6 +39,9 @@ impl Engine {
             self.again(DELIVERING, "telling what happened", |engine| async move { engine.tell().await });
             self.again(SEALING, "keeping records", |engine| async move { engine.keep_records().await });
         }
+        if plane != Plane::Data {
+            self.again(KEEPING, "expiring credit", |engine| async move { engine.expire_credit().await });
+        }
         self.again(KEEPING, "keeping the house", |engine| async move {
             engine.keep_house().await;
             Ok(())
@@ -87,6 +90,7 @@ impl Engine {
     async fn keep_records(&self) -> Result<()> {
         self.forget_happenings().await?;
         self.audit_seal().await?;
+        self.report_usage().await?;
         if self.control().encryption().is_due() {
             let secrets = self.rotate_key_encryption().await?;
             tracing::info!(secrets, "a new key-encryption key wraps the organisations' secrets");

@@ -45,6 +45,8 @@ pub struct Settings {
     pub plane: Plane,
     /// How a data plane of its own reaches the control plane.
     pub authority: Authority,
+    /// What organisations pay.
+    pub billing: Billing,
     /// Webhooks.
     pub webhooks: Webhooks,
     /// Environment variables let through to harnesses, by name. Never put secrets of the platform here.
@@ -225,6 +227,49 @@ impl Default for Authority {
     }
 }
 
+/// What organisations pay.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Billing {
+    /// Payments by Stripe. Without it everything works, and nobody pays.
+    pub stripe: Option<Stripe>,
+}
+
+/// Payments by Stripe.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stripe {
+    /// The secret key. Better given by `KARTA_STRIPE_KEY`.
+    #[serde(default = "no_secret")]
+    pub key: Secret,
+    /// What signs its webhooks (`whsec_…`). Better given by `KARTA_STRIPE_WEBHOOK_SECRET`.
+    #[serde(default = "no_secret")]
+    pub webhook_secret: Secret,
+    /// Plans by name, each a price's id.
+    pub plans: BTreeMap<String, String>,
+    /// The price of usage, if usage is paid: its meter sums micro-dollars.
+    #[serde(default)]
+    pub usage_price: Option<String>,
+    /// The meter's event name.
+    #[serde(default = "meter")]
+    pub meter: String,
+    /// Where Stripe is, if not at its own address.
+    #[serde(default = "stripe")]
+    pub base_url: String,
+}
+
+fn no_secret() -> Secret {
+    Secret::new(String::new())
+}
+
+fn meter() -> String {
+    "karta_usage_micros".to_owned()
+}
+
+fn stripe() -> String {
+    "https://api.stripe.com".to_owned()
+}
+
 /// Webhooks.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -268,6 +313,7 @@ impl Default for Settings {
             folder: Folder::default(),
             plane: Plane::default(),
             authority: Authority::default(),
+            billing: Billing::default(),
             webhooks: Webhooks::default(),
             pass_env: Vec::new(),
             cors_origins: Vec::new(),
@@ -287,7 +333,7 @@ impl Settings {
     }
 
     /// Takes what the environment sets: `KARTA_DATA`, `KARTA_LISTEN`, `KARTA_PUBLIC_URL`, `KARTA_DATABASE`, `KARTA_ISOLATION`,
-    /// `KARTA_OIDC_CLIENT_SECRET`, and the providers' own variables `ANTHROPIC_API_KEY`, `ANTHROPIC_BASE_URL`, `OPENAI_API_KEY`, `OPENAI_BASE_URL`.
+    /// `KARTA_OIDC_CLIENT_SECRET`, `KARTA_STRIPE_KEY`, `KARTA_STRIPE_WEBHOOK_SECRET`, and the providers' own variables `ANTHROPIC_API_KEY`, `ANTHROPIC_BASE_URL`, `OPENAI_API_KEY`, `OPENAI_BASE_URL`.
     ///
     /// # Errors
     /// A value that can't be read, with the variable's name.
@@ -307,6 +353,14 @@ impl Settings {
             && let Some(oidc) = &mut self.oidc
         {
             oidc.client_secret = Some(Secret::new(secret));
+        }
+        if let Some(stripe) = &mut self.billing.stripe {
+            if let Some(key) = var("KARTA_STRIPE_KEY") {
+                stripe.key = Secret::new(key);
+            }
+            if let Some(secret) = var("KARTA_STRIPE_WEBHOOK_SECRET") {
+                stripe.webhook_secret = Secret::new(secret);
+            }
         }
         if let Some(database) = var("KARTA_DATABASE") {
             self.database = Some(database);

@@ -7,6 +7,7 @@
 //! Writes go through one queue and are committed in groups (see [`db`]); what was answered survives the end of the process.
 
 mod audit;
+mod billing;
 pub mod db;
 mod error;
 mod handover;
@@ -31,6 +32,7 @@ mod usage;
 mod webhooks;
 
 pub use audit::{AuditEntry, AuditFilter, AuditRow, AuditSeal, Hash};
+pub use billing::{CreditRow, SubscriptionRow};
 pub use db::{Durability, Options, Store};
 pub use error::Error;
 pub use handover::grants;

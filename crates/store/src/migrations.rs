@@ -42,6 +42,7 @@ const ALL: &[Migration] = &[
     migration!(7, "0007_people"),
     migration!(8, "0008_webhooks"),
     migration!(9, "0009_handover"),
+    migration!(10, "0010_billing"),
 ];
 
 /// What keeps two servers from changing one PostgreSQL database at once: a number nobody else has a reason to lock.

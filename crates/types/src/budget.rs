@@ -13,6 +13,8 @@ use crate::time::Timestamp;
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Level {
+    /// The organisation's prepaid credit. It is granted, not set.
+    Credit,
     /// The organisation.
     Org,
     /// One project.
@@ -88,7 +90,7 @@ macro_rules! words {
 }
 
 words! {
-    Level: Org "org", Project "project", Key "key", EndUser "end_user", Session "session";
+    Level: Credit "credit", Org "org", Project "project", Key "key", EndUser "end_user", Session "session";
     Period: Day "day", Month "month", Total "total";
     Unit: InputTokens "input_tokens", OutputTokens "output_tokens", TotalTokens "total_tokens", CostMicros "cost_micros";
 }

@@ -49,6 +49,8 @@ codes! {
         "Send `Authorization: Bearer kt_live_…` with a key that exists, has not expired and was not revoked.";
     BudgetExhausted "budget_exhausted" 402 false "The budget is used up"
         "Raise the cap named in the answer, or wait for its next period. Nothing was run.";
+    SubscriptionInactive "subscription_inactive" 402 false "The subscription does not allow turns"
+        "Pay what is due, or subscribe anew: `POST /v1/billing/checkout`. Nothing was run.";
     Forbidden "forbidden" 403 false "Not allowed with this credential"
         "The credential is valid but lacks the scope this action needs. Use a key with that scope.";
     NotFound "not_found" 404 false "Not found"

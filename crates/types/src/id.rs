@@ -51,6 +51,8 @@ macro_rules! ids {
 ids! {
     /// One entry of the audit log.
     Audit AuditId "aud";
+    /// Prepaid credit that was granted.
+    Credit CreditId "cred";
     /// A webhook's delivery to one endpoint.
     Delivery DeliveryId "whd";
     /// Where webhooks go.

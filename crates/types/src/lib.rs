@@ -4,6 +4,7 @@
 //! one crate needs lives there.
 
 pub mod audit;
+pub mod billing;
 pub mod budget;
 pub mod code;
 pub mod event;
@@ -28,9 +29,9 @@ pub mod webhook;
 pub use code::{ErrorCode, Problem};
 pub use event::{Body, Event, Seq};
 pub use id::{
-    AuditId, DeliveryId, EndpointId, HappeningId, HoldId, Id, InvitationId, KeyId, ModelCallId, OrgId,
-    PersonalAccessId, ProjectId, ProviderKeyId, ReleaseId, RequestId, SandboxId, SessionId, SessionTokenId,
-    TurnId, UserId,
+    AuditId, CreditId, DeliveryId, EndpointId, HappeningId, HoldId, Id, InvitationId, KeyId, ModelCallId,
+    OrgId, PersonalAccessId, ProjectId, ProviderKeyId, ReleaseId, RequestId, SandboxId, SessionId,
+    SessionTokenId, TurnId, UserId,
 };
 pub use money::Micros;
 pub use permission::{Permission, Role};

@@ -1,6 +1,7 @@
 //! `karta login`, `logout`, `admin`, `members`, `keys`, `budget`, `usage`, `provider-keys`, `token`, `webhooks`, `audit`.
 
 use clap::{Args, Subcommand};
+use karta_types::billing::SubscriptionStatus;
 use karta_types::budget::{Level, Period};
 use karta_types::provider_key::KeyProvider;
 use karta_types::scope::Scopes;
@@ -43,6 +44,36 @@ pub(crate) struct AdminArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AdminCommand {
+    /// Grant an organisation prepaid credit, which its use is drawn from
+    Credit {
+        /// The organisation
+        #[arg(long, value_name = "SLUG", default_value = "default")]
+        org: String,
+        /// How much, in micro-dollars: 5000000 is five dollars
+        amount: i64,
+        /// When what is left of it is gone, like `2027-01-01T00:00:00Z` [default: never]
+        #[arg(long, value_name = "TIME")]
+        expires: Option<String>,
+        /// What for
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        note: String,
+        /// Settings file of the server
+        #[arg(long, value_name = "FILE", env = "KARTA_CONFIG")]
+        config: Option<std::path::PathBuf>,
+    },
+    /// Set an organisation's subscription by hand, where no Stripe does
+    Subscription {
+        /// The organisation
+        #[arg(long, value_name = "SLUG", default_value = "default")]
+        org: String,
+        /// The plan's name
+        plan: String,
+        /// trialing, active, `past_due` or canceled; only the first two may run
+        status: SubscriptionStatus,
+        /// Settings file of the server
+        #[arg(long, value_name = "FILE", env = "KARTA_CONFIG")]
+        config: Option<std::path::PathBuf>,
+    },
     /// Print the SQL that gives a PostgreSQL role what a data plane of its own needs, and nothing else
     Grants {
         /// The role that the data plane connects as
@@ -262,6 +293,34 @@ pub(crate) enum TokenCommand {
     Revoke {
         /// The token's id
         id: SessionTokenId,
+    },
+}
+
+/// Show what is paid: subscription, credit, statements
+#[derive(Debug, Args)]
+pub(crate) struct BillingArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    #[command(subcommand)]
+    pub(crate) command: BillingCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BillingCommand {
+    /// Show the subscription, the plans and the credit
+    Show,
+    /// Print a month's statement
+    Statement {
+        /// The month, like 2026-11
+        month: String,
+        /// As `csv`, `json`, or an `html` page to print
+        #[arg(long, default_value = "csv", value_parser = ["csv", "json", "html"])]
+        format: String,
+    },
+    /// Begin to subscribe: prints where a person pays
+    Checkout {
+        /// The plan
+        plan: String,
     },
 }
 

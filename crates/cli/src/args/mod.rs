@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use account::{
-    AdminArgs, AdminCommand, AuditArgs, AuditCommand, BudgetArgs, BudgetCommand, KeysArgs, KeysCommand,
-    LoginArgs, LogoutArgs, MembersArgs, MembersCommand, ProviderKeysArgs, ProviderKeysCommand, ServerArgs,
-    TokenArgs, TokenCommand, UsageArgs, WebhooksArgs, WebhooksCommand,
+    AdminArgs, AdminCommand, AuditArgs, AuditCommand, BillingArgs, BillingCommand, BudgetArgs, BudgetCommand,
+    KeysArgs, KeysCommand, LoginArgs, LogoutArgs, MembersArgs, MembersCommand, ProviderKeysArgs,
+    ProviderKeysCommand, ServerArgs, TokenArgs, TokenCommand, UsageArgs, WebhooksArgs, WebhooksCommand,
 };
 pub(crate) use chat::{Approve, ChatArgs};
 pub(crate) use completions::CompletionsArgs;
@@ -77,6 +77,7 @@ pub(crate) enum Command {
     Keys(KeysArgs),
     Budget(BudgetArgs),
     Usage(UsageArgs),
+    Billing(BillingArgs),
     ProviderKeys(ProviderKeysArgs),
     Token(TokenArgs),
     Webhooks(WebhooksArgs),

@@ -134,7 +134,7 @@ fn amount(unit: Unit, number: i64) -> String {
     if unit == Unit::CostMicros { dollars(number) } else { number.to_string() }
 }
 
-fn dollars(micros: i64) -> String {
+pub(super) fn dollars(micros: i64) -> String {
     format!("${}.{:06}", micros / 1_000_000, micros.rem_euclid(1_000_000))
 }
 

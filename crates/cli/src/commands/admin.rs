@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use karta_engine::Settings;
+use karta_engine::control::billing::{self, Change};
 use karta_engine::control::sign_in;
 use serde_json::json;
 
@@ -20,6 +22,19 @@ pub(super) async fn run(
         AdminCommand::Grants { role } => {
             printer.data(karta_engine::control::grants(&role).trim_end())?;
             return Ok(ExitCode::SUCCESS);
+        }
+        AdminCommand::Credit { org, amount, expires, note, config } => {
+            let expires_at = expires.map(|text| {
+                // A time as JSON has it: read by the same rules.
+                serde_json::from_value(serde_json::Value::from(text))
+                    .map_err(|_| anyhow::anyhow!("--expires takes a time like `2027-01-01T00:00:00Z`"))
+            });
+            let grant = Change::Grant { amount, expires_at: expires_at.transpose()?, note };
+            return change(&settings::server(data, config.as_deref())?, &org, grant, printer).await;
+        }
+        AdminCommand::Subscription { org, plan, status, config } => {
+            let subscribe = Change::Subscribe { plan, status };
+            return change(&settings::server(data, config.as_deref())?, &org, subscribe, printer).await;
         }
         AdminCommand::Bootstrap { email, org, config } => (email, org, config),
     };
@@ -40,5 +55,13 @@ pub(super) async fn run(
         printer.note(&format!("The first key, with every scope; it is shown {DIM}only now{DIM:#}:"));
         printer.data(key.expose())?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn change(settings: &Settings, org: &str, what: Change, printer: &Printer) -> anyhow::Result<ExitCode> {
+    billing::change(settings, org, what)
+        .await
+        .map_err(|error| anyhow::anyhow!(error.chain()).context(format!("changing what `{org}` pays")))?;
+    printer.note(&format!("It is done, and in the audit log of `{org}`."));
     Ok(ExitCode::SUCCESS)
 }

@@ -2,6 +2,7 @@
 
 mod account;
 mod admin;
+mod billing;
 mod chat;
 mod completions;
 mod demo;
@@ -70,6 +71,10 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> anyhow::Result<ExitCode>
         Command::Token(args) => {
             let client = client(cli.global.data, args.server)?;
             account::token(&client, args.command, cli.global.json, printer).await
+        }
+        Command::Billing(args) => {
+            let client = client(cli.global.data, args.server)?;
+            billing::run(&client, args.command, cli.global.json, printer).await
         }
         Command::Webhooks(args) => {
             let client = client(cli.global.data, args.server)?;

@@ -130,6 +130,7 @@ fn failed(error: karta_store::Error) -> Box<Problem> {
 /// The refusal, for people and for programs.
 fn exhausted(short: &Short) -> Box<Problem> {
     let whose = match short.level {
+        Level::Credit => "the organisation's prepaid credit: its".to_owned(),
         Level::Org => "the organisation's".to_owned(),
         level => format!("the {} `{}`'s", level.as_str().replace('_', " "), short.subject),
     };
@@ -258,6 +259,10 @@ impl Engine {
         }
         let missing = || Error::not_found(level.as_str());
         match level {
+            Level::Credit => Err(Error::told(
+                ErrorCode::Forbidden,
+                "credit is granted by whoever runs the server, not set as a budget",
+            )),
             Level::Org if subject == who.org.to_string() => Ok(subject.to_owned()),
             Level::Org => {
                 let org = self.org(who).await?;

@@ -58,6 +58,22 @@ impl Local {
         }
     }
 
+    /// Whether the organisation's subscription lets it run. One that never subscribed depends on none.
+    async fn check_subscription(&self, org: OrgId) -> Result<(), Box<Problem>> {
+        let found = self.store.subscription_get(org).await.map_err(|error| {
+            let error = crate::Error::from(error);
+            tracing::error!(error = error.chain(), "looking at a subscription");
+            Box::new(error.problem())
+        })?;
+        match found {
+            Some(row) if !row.status.may_run() => {
+                let detail = format!("the subscription to `{}` is {}", row.plan, row.status.as_str());
+                Err(Box::new(Problem::new(karta_types::ErrorCode::SubscriptionInactive, detail)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Session tokens.
     pub const fn tokens(&self) -> &Tokens {
         &self.tokens
@@ -94,6 +110,7 @@ impl Gate for Local {
     }
 
     async fn admit(&self, spender: &Spender) -> Result<(), Box<Problem>> {
+        self.check_subscription(spender.org).await?;
         self.budgets.admit(spender, self.clock.now()).await
     }
 

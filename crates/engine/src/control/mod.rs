@@ -4,6 +4,7 @@ pub use karta_store::grants;
 
 pub mod api_keys;
 pub mod audit;
+pub mod billing;
 pub mod budgets;
 pub mod encryption;
 pub mod keys;

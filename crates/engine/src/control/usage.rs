@@ -134,7 +134,7 @@ pub fn csv(group_by: &[UsageKey], rows: &[Row]) -> String {
     text
 }
 
-fn quoted(cell: &str) -> String {
+pub(crate) fn quoted(cell: &str) -> String {
     let defused =
         if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{cell}") } else { cell.to_owned() };
     if defused.contains(['"', ',', '\n', '\r']) {

@@ -1,6 +1,7 @@
 //! The native API, one file per noun.
 
 pub mod audit;
+pub mod billing;
 pub mod budgets;
 pub mod inputs;
 pub mod invitations;
@@ -48,6 +49,7 @@ fn data() -> OpenApiRouter<Engine> {
 fn control() -> OpenApiRouter<Engine> {
     OpenApiRouter::new()
         .nest("/v1/audit", audit::routes())
+        .nest("/v1/billing", billing::routes())
         .nest("/v1/budgets", budgets::routes())
         .nest("/v1/invitations", invitations::routes())
         .nest("/v1/keys", keys::routes())

@@ -38,8 +38,17 @@ async fn body(engine: &Engine, who: &Principal) -> Result<(String, String), Erro
             member.role
         );
     }
+    let billing = if engine.settings().billing.stripe.is_none() {
+        "no billing configured".to_owned()
+    } else {
+        let subscription = engine.billing(who).await?.subscription;
+        subscription.map_or_else(
+            || "no subscription".to_owned(),
+            |known| format!("{} ({})", escape(&known.plan), known.status.as_str()),
+        )
+    };
     let body = format!(
-        "<table><thead><tr><th>Name</th><th>Address</th><th>Role</th></tr></thead><tbody>{rows}</tbody></table>\
+        "<p>Billing: {billing}</p><table><thead><tr><th>Name</th><th>Address</th><th>Role</th></tr></thead><tbody>{rows}</tbody></table>\
          <form method=\"post\" action=\"/logout\"><button>Sign out</button></form>"
     );
     Ok((org.name, body))

@@ -33,6 +33,7 @@ pub fn routes(engine: &Engine) -> Router<Engine> {
         .route("/logout", post(sign_in::out))
         .route("/device", get(device::page).post(device::decide))
         .layer(from_fn_with_state(engine.clone(), around))
+        .route("/webhooks/stripe", post(crate::api::billing::stripe))
 }
 
 /// Around every page: strangers ask seldom, forms come from here, and the page can load and tell nothing elsewhere.

@@ -62,6 +62,10 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/webhook-endpoints/{endpoint}/deliveries", "webhooks.read"),
     ("POST", "/v1/webhook-endpoints/{endpoint}/deliveries/{delivery}/redeliver", "webhooks.write"),
     ("POST", "/v1/webhook-endpoints/{endpoint}/redeliver", "webhooks.write"),
+    ("GET", "/v1/billing", "billing.read"),
+    ("GET", "/v1/billing/credit", "billing.read"),
+    ("POST", "/v1/billing/checkout", "billing.write"),
+    ("GET", "/v1/billing/statements/{month}", "billing.read"),
     ("GET", "/v1/keys", "keys.read"),
     ("POST", "/v1/keys", "keys.write"),
     ("GET", "/v1/keys/{key}", "keys.read"),
@@ -113,6 +117,7 @@ fn body(path: &str) -> Value {
         "invitations" => json!({"email": "walker@example.com", "role": "viewer"}),
         "webhook-endpoints" => json!({"url": "https://hook.example.com/"}),
         "redeliver" if !path.contains("deliveries") => json!({"since": "2026-01-01T00:00:00Z"}),
+        "checkout" => json!({"plan": "team"}),
         "{member}" => json!({"role": "viewer"}),
         "{request}" => json!({"decision": "deny"}),
         _ => json!({}),
@@ -155,6 +160,7 @@ async fn every_route_asks_who_and_foreign_is_not_found() {
             .replace("{request}", request)
             .replace("{key}", key)
             .replace("{token}", token)
+            .replace("{month}", "1999-13")
             .replace("{endpoint}", endpoint)
             .replace("{delivery}", "whd_00000000000000000000000000")
             .replace("{member}", &member)

@@ -3,6 +3,7 @@
 
 mod access;
 mod account;
+mod billing;
 mod budgets;
 mod events;
 mod faults;

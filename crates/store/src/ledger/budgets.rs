@@ -98,7 +98,7 @@ fn read(row: &Row) -> Result<BudgetRow> {
 pub(super) async fn matching(on: impl Executor, spender: &Spender) -> Result<Vec<BudgetRow>> {
     let subject = |level| spender.subject(level).unwrap_or_default();
     let rows = query(select!(
-        "WHERE org = $1 AND ((level = 'org' AND subject = $1) OR (level = 'project' AND subject = $2) \
+        "WHERE org = $1 AND ((level IN ('credit', 'org') AND subject = $1) OR (level = 'project' AND subject = $2) \
          OR (level = 'key' AND subject = $3) OR (level = 'end_user' AND subject = $4) \
          OR (level = 'session' AND subject = $5))"
     ))
@@ -298,7 +298,7 @@ const fn sums(level: Level) -> (&'static str, &'static str) {
         };
     }
     match level {
-        Level::Org => of!("org"),
+        Level::Credit | Level::Org => of!("org"),
         Level::Project => of!("project"),
         Level::Key => of!("key"),
         Level::EndUser => of!("end_user"),

@@ -1,7 +1,7 @@
 //! What was used counts, and endpoints are told when much of a cap is gone.
 
 use karta_types::Micros;
-use karta_types::budget::{Amount, Unit};
+use karta_types::budget::{Amount, Level, Unit};
 
 use crate::ledger::Spender;
 use crate::ledger::budgets::{BudgetRow, matching};
@@ -48,6 +48,9 @@ pub(super) async fn count(db: &mut Connection, used: &UsageRow) -> Result<()> {
             let mut counted = Reader::new(&counted);
             let (input, output) = (counted.count("settled_input")?, counted.count("settled_output")?);
             let after = Amount::new(input, output, Micros::new(counted.int("settled_cost")?));
+            if row.level == Level::Credit {
+                crate::billing::draw(db, used.org, used.cost).await?;
+            }
             tell_thresholds(db, &row, used, after).await?;
         }
     }

@@ -33,7 +33,7 @@ impl Spender {
     /// The subject at a level, if there is one.
     pub(crate) fn subject(&self, level: Level) -> Option<String> {
         match level {
-            Level::Org => Some(self.org.to_string()),
+            Level::Credit | Level::Org => Some(self.org.to_string()),
             Level::Project => Some(self.project.to_string()),
             Level::Key => self.key.map(|key| key.to_string()),
             Level::EndUser => self.end_user.clone(),
