@@ -71,6 +71,7 @@ async fn spend(gate: &dyn Gate, org: karta_types::OrgId, number: u64) -> anyhow:
         org,
         project: ProjectId::from_u128(1),
         key: None,
+        token: None,
         end_user: Some(format!("user{}", number % 8)),
         session: SessionId::from_u128(u128::from(number)),
     };
@@ -103,6 +104,7 @@ async fn spend(gate: &dyn Gate, org: karta_types::OrgId, number: u64) -> anyhow:
             session: spender.session,
             turn: None,
             key: None,
+            token: None,
             end_user: spender.end_user.clone(),
             release: None,
             provider: "anthropic".to_owned(),

@@ -54,6 +54,9 @@ pub struct MintToken {
     /// Seconds that it is good.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
+    /// The most that what it does may cost, in micro-dollars.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_cost_micros: Option<i64>,
 }
 
 impl Client {

@@ -23,6 +23,7 @@ use crate::data::channels::Channels;
 use crate::data::hub::Hub;
 use crate::data::places::{Place, Places};
 use crate::data::projects::{Catalogue, Loaded};
+use crate::data::seats::Seats;
 use crate::data::turn::too_many_processes;
 use crate::gate::Gate;
 use crate::gateway::{self, Gateway};
@@ -58,6 +59,7 @@ struct Inner {
     driver: Arc<dyn Driver>,
     scripted: Arc<dyn Driver>,
     places: Arc<Places>,
+    seats: Arc<Seats>,
     short_of_space: AtomicBool,
     passed_env: Vec<(String, String)>,
     tasks: Tasks,
@@ -208,6 +210,7 @@ impl Builder {
             driver,
             scripted,
             places,
+            seats: Arc::default(),
             short_of_space: AtomicBool::new(false),
             passed_env: env,
             tasks: Tasks::default(),
@@ -511,6 +514,10 @@ impl Engine {
             tracing::error!(data = %self.data_dir().display(), "the disk is full; no new turns until there is room");
         }
         let _ = std::fs::remove_file(self.data_dir().join(BALLAST));
+    }
+
+    pub(crate) fn seats(&self) -> &Arc<Seats> {
+        &self.0.seats
     }
 
     /// There is room again.

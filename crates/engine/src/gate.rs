@@ -42,6 +42,14 @@ impl Actor {
         }
     }
 
+    /// The session token whose cap this draws on.
+    pub const fn token(self) -> Option<SessionTokenId> {
+        match self {
+            Self::Token { id, .. } => Some(id),
+            Self::Key(_) | Self::User(_) | Self::System => None,
+        }
+    }
+
     /// What kind of actor it is.
     pub const fn kind(self) -> &'static str {
         match self {

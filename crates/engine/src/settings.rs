@@ -164,6 +164,12 @@ pub struct Limits {
     pub key_requests_per_second: u32,
     /// Requests a second by one organisation; 0 is no limit.
     pub org_requests_per_second: u32,
+    /// Turns of one key at once, those that wait included; 0 is no limit.
+    pub key_turns: u32,
+    /// Turns of one organisation at once, those that wait included; 0 is no limit.
+    pub org_turns: u32,
+    /// Sessions that may wait for a place among the processes; more are turned away at once.
+    pub waiting: usize,
     /// Harness processes at once. Organisations are served in turn: the one that holds fewest first.
     pub processes: usize,
     /// Bytes of one request body.
@@ -184,6 +190,9 @@ impl Default for Limits {
             queue: 16,
             key_requests_per_second: 0,
             org_requests_per_second: 0,
+            key_turns: 0,
+            org_turns: 0,
+            waiting: 1000,
             processes: 64,
             body_bytes: 16 << 20,
             output_bytes: 256 << 10,

@@ -1,9 +1,12 @@
 //! Session tokens, by what is in them; the token itself is nowhere. And the keys that sign them.
 
+use std::time::Duration;
+
+use karta_types::budget::{Level, Period};
 use karta_types::{KeyId, OrgId, ProjectId, SessionId, SessionTokenId, Timestamp};
 
 use crate::row::{Reader, json};
-use crate::sql::query;
+use crate::sql::{Connection, query};
 use crate::{AuditEntry, Error, Result, Store};
 
 /// A session token.
@@ -23,6 +26,8 @@ pub struct SessionTokenRow {
     pub session: Option<SessionId>,
     /// Where pages that use it come from.
     pub origins: Vec<String>,
+    /// The most that what it does may cost, in micro-dollars.
+    pub cap: Option<i64>,
     /// When it was minted.
     pub created_at: Timestamp,
     /// When it ends.
@@ -44,6 +49,34 @@ pub struct TokenKeyRow {
     pub sealed: Vec<u8>,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+/// How long a token's cap is kept after it was minted: longer than any turn that it began.
+const CAP_KEPT: Duration = Duration::from_hours(24 * 7);
+
+async fn cap_token(
+    db: &mut Connection,
+    org: OrgId,
+    token: SessionTokenId,
+    cap: i64,
+    at: Timestamp,
+) -> Result<()> {
+    query(
+        "INSERT INTO budget (org, level, subject, period, span, cap_cost, settled_input, settled_output, settled_cost, \
+         reserved_input, reserved_output, reserved_cost, source, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, 0, 0, 0, 0, 0, 0, 'token', $7)",
+    )
+    .bind(org.to_string())
+    .bind(Level::Token.as_str())
+    .bind(token.to_string())
+    .bind(Period::Total.as_str())
+    .bind(Period::Total.span(at))
+    .bind(cap)
+    .bind(at.as_micros())
+    .execute(db)
+    .await
+    .map_err(Error::database("capping a session token"))?;
+    Ok(())
 }
 
 impl Store {
@@ -141,10 +174,13 @@ impl Store {
                 .bind(json(&row.origins))
                 .bind(row.created_at.as_micros())
                 .bind(row.expires_at.as_micros())
-                .execute(db)
+                .execute(&mut *db)
                 .await
                 .map_err(Error::database("minting a session token"))?;
-                Ok(())
+                match row.cap {
+                    Some(cap) => cap_token(db, row.org, row.id, cap, row.created_at).await,
+                    None => Ok(()),
+                }
             })
         })
         .await
@@ -223,9 +259,15 @@ impl Store {
             Box::pin(async move {
                 let gone = query("DELETE FROM session_token WHERE expires_at <= $1")
                     .bind(at.as_micros())
-                    .execute(db)
+                    .execute(&mut *db)
                     .await
                     .map_err(Error::database("expiring session tokens"))?;
+                // A turn may outlive the token that began it, and is held to its cap.
+                query("DELETE FROM budget WHERE level = 'token' AND updated_at <= $1")
+                    .bind(at.minus(CAP_KEPT).as_micros())
+                    .execute(db)
+                    .await
+                    .map_err(Error::database("expiring session tokens' caps"))?;
                 Ok(gone.rows_affected())
             })
         })

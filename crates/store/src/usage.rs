@@ -1,7 +1,9 @@
 //! What was used: one row for each model call, and each organisation's sum, in one transaction.
 
 use karta_types::usage::Metered;
-use karta_types::{KeyId, Micros, ModelCallId, OrgId, ProjectId, SessionId, Timestamp, TurnId, Usage};
+use karta_types::{
+    KeyId, Micros, ModelCallId, OrgId, ProjectId, SessionId, SessionTokenId, Timestamp, TurnId, Usage,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::row::{Reader, big};
@@ -23,6 +25,9 @@ pub struct UsageRow {
     pub turn: Option<TurnId>,
     /// The key.
     pub key: Option<KeyId>,
+    /// The session token. It counts, and is not kept.
+    #[serde(default)]
+    pub token: Option<SessionTokenId>,
     /// The end user.
     pub end_user: Option<String>,
     /// The release.
@@ -207,6 +212,7 @@ impl Store {
                     session,
                     turn,
                     key,
+                    token: None,
                     end_user,
                     release,
                     provider,

@@ -21,6 +21,8 @@ pub enum Level {
     Project,
     /// One API key, with the session tokens it minted.
     Key,
+    /// One session token. It is capped when it is minted.
+    Token,
     /// One end user, in all projects.
     EndUser,
     /// One session.
@@ -90,7 +92,7 @@ macro_rules! words {
 }
 
 words! {
-    Level: Credit "credit", Org "org", Project "project", Key "key", EndUser "end_user", Session "session";
+    Level: Credit "credit", Org "org", Project "project", Key "key", Token "token", EndUser "end_user", Session "session";
     Period: Day "day", Month "month", Total "total";
     Unit: InputTokens "input_tokens", OutputTokens "output_tokens", TotalTokens "total_tokens", CostMicros "cost_micros";
 }

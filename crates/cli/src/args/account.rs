@@ -288,6 +288,9 @@ pub(crate) enum TokenCommand {
         /// Minutes that it is good, 60 at most
         #[arg(long, default_value_t = 15, value_name = "MINUTES")]
         minutes: u64,
+        /// The most that what it does may cost, in micro-dollars [default: as much as the budgets allow]
+        #[arg(long, value_name = "MICROS")]
+        max_cost_micros: Option<i64>,
     },
     /// End a token before its time
     Revoke {

@@ -223,13 +223,14 @@ pub(super) async fn provider_keys(
 
 pub(super) async fn token(client: &Client, command: TokenCommand, json: bool, printer: &Printer) -> Exit {
     match command {
-        TokenCommand::Mint { project, end_user, session, origins, minutes } => {
+        TokenCommand::Mint { project, end_user, session, origins, minutes, max_cost_micros } => {
             let new = MintToken {
                 project,
                 end_user_id: end_user,
                 session_id: session,
                 origins,
                 ttl_seconds: Some(minutes * 60),
+                max_cost_micros,
             };
             let minted = client.mint_token(&new).await?;
             let note = format!("{} is good until {}.", minted.id, minted.expires_at);

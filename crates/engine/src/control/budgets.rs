@@ -259,6 +259,10 @@ impl Engine {
         }
         let missing = || Error::not_found(level.as_str());
         match level {
+            Level::Token => Err(Error::told(
+                ErrorCode::Forbidden,
+                "a session token is capped when it is minted: `max_cost_micros`",
+            )),
             Level::Credit => Err(Error::told(
                 ErrorCode::Forbidden,
                 "credit is granted by whoever runs the server, not set as a budget",

@@ -65,6 +65,8 @@ pub struct NewToken {
     pub origins: Vec<String>,
     /// How long it is good.
     pub ttl: Duration,
+    /// The most that what it does may cost, in micro-dollars.
+    pub cap: Option<i64>,
 }
 
 struct SigningKey {
@@ -257,6 +259,9 @@ impl Engine {
         if new.ttl.is_zero() || new.ttl > MAX_TTL {
             return Err(Error::invalid("/ttl_seconds", "a token is good for 1 second to 1 hour"));
         }
+        if new.cap.is_some_and(|cap| cap < 0) {
+            return Err(Error::invalid("/max_cost_micros", "a cap is not negative"));
+        }
         if new.end_user.is_empty() || new.end_user.len() > 256 {
             return Err(Error::invalid("/end_user_id", "an end user's id has 1 to 256 bytes"));
         }
@@ -284,6 +289,7 @@ impl Engine {
             end_user: new.end_user,
             session: new.session,
             origins: new.origins,
+            cap: new.cap,
             created_at: now,
             expires_at: now.plus(new.ttl),
         };

@@ -98,7 +98,8 @@ impl SessionChannel {
 
     /// What a turn spends belongs to the key that it came with.
     fn spender(&self) -> Spender {
-        Spender { key: self.meter.key().or(self.spender.key), ..self.spender.clone() }
+        let token = self.meter.token();
+        Spender { key: self.meter.key().or(self.spender.key), token, ..self.spender.clone() }
     }
 
     fn log(&self, doing: &'static str, result: crate::Result<()>) {
@@ -185,6 +186,7 @@ impl Channel for SessionChannel {
             session: self.spender.session,
             turn,
             key: self.spender().key,
+            token: self.meter.token(),
             end_user: self.spender.end_user.clone(),
             release,
             provider: call.provider.as_str().to_owned(),

@@ -10,6 +10,7 @@ pub mod places;
 pub(crate) mod player;
 pub mod projects;
 pub mod recovery;
+pub mod seats;
 pub mod sessions;
 pub mod stream;
 pub mod transport;

@@ -86,6 +86,12 @@ impl Places {
         (before, place)
     }
 
+    /// Whether no place is free and so many wait that one more had better come later.
+    pub fn is_crowded(&self, most: usize) -> bool {
+        let state = self.lock();
+        state.free == 0 && state.waiting.values().map(VecDeque::len).sum::<usize>() >= most
+    }
+
     /// Resolves when somebody waits for a place: for one who holds one and has no use for it now.
     pub async fn wanted(&self) {
         self.wanted.notified().await;

@@ -37,6 +37,7 @@ async fn keys_and_tokens_end_at_their_time() {
         session: None,
         origins: Vec::new(),
         ttl: Duration::from_mins(5),
+        cap: None,
     };
     let token = engine.mint_session_token(&who, new).await.unwrap();
     clock.advance(Duration::from_secs(299));
@@ -60,6 +61,7 @@ async fn keys_and_tokens_end_at_their_time() {
         session: None,
         origins: Vec::new(),
         ttl: Duration::from_mins(5),
+        cap: None,
     };
     let token = engine.mint_session_token(&who, new).await.unwrap();
     engine.gate().authenticate(&token.token).await.unwrap();

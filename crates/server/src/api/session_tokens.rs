@@ -39,6 +39,8 @@ struct MintToken {
     origins: Vec<String>,
     /// Seconds that it is good: 900 if absent, 3600 at most.
     ttl_seconds: Option<u64>,
+    /// The most that what it does may cost, in micro-dollars. Absent is as much as the budgets allow.
+    max_cost_micros: Option<i64>,
 }
 
 /// Mints a token. It is in this answer and nowhere else.
@@ -49,9 +51,10 @@ async fn mint(
     May(who, _): May<MintTokens>,
     body: Body<MintToken>,
 ) -> Answer<(StatusCode, Json<NewSessionToken>)> {
-    let MintToken { project, end_user_id, session_id, origins, ttl_seconds } = body.value;
+    let MintToken { project, end_user_id, session_id, origins, ttl_seconds, max_cost_micros } = body.value;
     let ttl = ttl_seconds.map_or(TTL, Duration::from_secs);
-    let new = NewToken { project, end_user: end_user_id, session: session_id, origins, ttl };
+    let new =
+        NewToken { project, end_user: end_user_id, session: session_id, origins, ttl, cap: max_cost_micros };
     Ok((StatusCode::CREATED, Json(engine.mint_session_token(&who, new).await?)))
 }
 

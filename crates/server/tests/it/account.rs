@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{App, plain};
+use crate::support::{App, Events, plain};
 
 #[tokio::test]
 async fn a_key_is_shown_once_used_rotated_and_revoked() {
@@ -144,5 +144,60 @@ async fn what_was_done_is_in_the_log_and_the_log_is_whole() {
     assert_eq!(lines.len(), 5);
     assert_eq!(lines[0]["seq"], 3);
     assert_eq!(lines[4]["action"], "session.erase");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn only_so_many_turns_run_at_once() {
+    let app = App::start_with(plain(), |settings| {
+        settings.limits.key_turns = 1;
+        settings.limits.org_turns = 2;
+    })
+    .await;
+    let other = app.key_with("read,write").await;
+    let third = app.key_with("read,write").await;
+    let (first, second) = (app.session().await, app.session().await);
+    let path = |session: &str| format!("/v1/sessions/{session}/messages");
+    let wait = json!({"text": "wait", "stream": true});
+    let mut running = Vec::new();
+    for (session, key) in [(&first, &app.key), (&second, &other)] {
+        let call = reqwest::Client::builder().no_proxy().build().unwrap();
+        let call = call.post(format!("{}{}", app.url, path(session))).bearer_auth(key).json(&wait);
+        let mut events = Events::open(call).await;
+        events.until("text").await;
+        running.push(events);
+    }
+    for (key, level) in [(&app.key, "key"), (&third, "organisation")] {
+        let (status, problem) =
+            app.as_key(Method::POST, "/v1/projects/app/messages", key, json!({"text": "hello"})).await;
+        assert_eq!((status, &problem["error"]), (429, &json!("rate_limited")), "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(level), "{problem}");
+    }
+    let raw = app.request(Method::POST, "/v1/projects/app/messages").json(&json!({"text": "hello"}));
+    let refused = raw.send().await.unwrap();
+    assert!(refused.headers().contains_key("retry-after") && refused.headers()["ratelimit-limit"] == "1");
+    // A turn that ended gives its seat back, however it ended.
+    app.post(&format!("/v1/sessions/{first}/interrupt"), json!({})).await;
+    running[0].until("done").await;
+    let (status, _) = app.post("/v1/projects/app/messages", json!({"text": "hello"})).await;
+    assert_eq!(status, 200);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_crowded_server_turns_away_early() {
+    let app = App::start_with(plain(), |settings| {
+        settings.limits.processes = 0;
+        settings.limits.waiting = 0;
+    })
+    .await;
+    let session = app.session().await;
+    let call = app
+        .request(Method::POST, &format!("/v1/sessions/{session}/messages"))
+        .json(&json!({"text": "hello"}));
+    let refused = call.send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (503, "5"));
+    let turns = app.get(&format!("/v1/sessions/{session}/turns")).await;
+    assert_eq!(turns["data"], json!([]), "nothing was begun");
     app.stop().await;
 }

@@ -195,3 +195,31 @@ fn kid(token: &str) -> String {
     let header: Value = serde_json::from_slice(&header).unwrap();
     header["kid"].as_str().unwrap_or_default().to_owned()
 }
+
+#[tokio::test]
+async fn a_token_spends_no_more_than_its_cap() {
+    let app = App::start(plain()).await;
+    let mint = json!({"project": "app", "end_user_id": "ann", "max_cost_micros": 1000});
+    let (_, minted) = app.post("/v1/session-tokens", mint.clone()).await;
+    let (capped, other) = (minted["token"].as_str().unwrap(), app.post("/v1/session-tokens", mint).await.1);
+    let path = "/v1/projects/app/messages";
+    // Each of these costs 900.
+    for status in [200, 200, 402] {
+        let (answered, problem) = app.as_key(Method::POST, path, capped, json!({"text": "spend"})).await;
+        assert_eq!(answered, status, "{problem}");
+        if status == 402 {
+            assert_eq!((&problem["level"], &problem["settled"]), (&json!("token"), &json!(1800)));
+        }
+    }
+    // Another token of the same end user, and the key, have their own.
+    let other = other["token"].as_str().unwrap();
+    assert_eq!(app.as_key(Method::POST, path, other, json!({"text": "spend"})).await.0, 200);
+    assert_eq!(app.post(path, json!({"text": "spend"})).await.0, 200);
+    let id = minted["id"].as_str().unwrap();
+    let set =
+        app.call(Method::PUT, &format!("/v1/budgets/token/{id}"), json!({"cost_micros": 1_000_000})).await;
+    assert_eq!(set.0, 403);
+    let negative = json!({"project": "app", "end_user_id": "ann", "max_cost_micros": -1});
+    assert_eq!(app.post("/v1/session-tokens", negative).await.1["pointer"], "/max_cost_micros");
+    app.stop().await;
+}

@@ -99,7 +99,7 @@ pub(super) async fn matching(on: impl Executor, spender: &Spender) -> Result<Vec
     let subject = |level| spender.subject(level).unwrap_or_default();
     let rows = query(select!(
         "WHERE org = $1 AND ((level IN ('credit', 'org') AND subject = $1) OR (level = 'project' AND subject = $2) \
-         OR (level = 'key' AND subject = $3) OR (level = 'end_user' AND subject = $4) \
+         OR (level = 'key' AND subject = $3) OR (level = 'token' AND subject = $6) OR (level = 'end_user' AND subject = $4) \
          OR (level = 'session' AND subject = $5))"
     ))
     .bind(spender.org.to_string())
@@ -107,6 +107,7 @@ pub(super) async fn matching(on: impl Executor, spender: &Spender) -> Result<Vec
     .bind(subject(Level::Key))
     .bind(subject(Level::EndUser))
     .bind(subject(Level::Session))
+    .bind(subject(Level::Token))
     .quick()
     .fetch_all(on)
     .await
@@ -298,7 +299,8 @@ const fn sums(level: Level) -> (&'static str, &'static str) {
         };
     }
     match level {
-        Level::Credit | Level::Org => of!("org"),
+        // Credit and tokens' caps are made with nothing used, not set over what was.
+        Level::Credit | Level::Token | Level::Org => of!("org"),
         Level::Project => of!("project"),
         Level::Key => of!("key"),
         Level::EndUser => of!("end_user"),

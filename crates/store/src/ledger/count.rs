@@ -21,6 +21,7 @@ pub(super) async fn count(db: &mut Connection, used: &UsageRow) -> Result<()> {
         org: used.org,
         project: used.project,
         key: used.key,
+        token: used.token,
         end_user: used.end_user.clone(),
         session: used.session,
     };

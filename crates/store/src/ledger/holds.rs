@@ -214,8 +214,8 @@ async fn reserve(db: &mut Connection, want: Arc<Want>) -> Result<Reserved> {
     let spender = &want.spender;
     query(
         "INSERT INTO hold (id, org, project, key, end_user, session, turn, release_version, provider, model, day, input, output, \
-         cost, noted, noted_input, noted_output, noted_cache_read, noted_cache_write, noted_cost, noted_priced, at, expires_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, 0, 0, 0, 0, 0, 1, $15, $16)",
+         cost, noted, noted_input, noted_output, noted_cache_read, noted_cache_write, noted_cost, noted_priced, at, expires_at, token) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, 0, 0, 0, 0, 0, 1, $15, $16, $17)",
     )
     .bind(want.id.to_string())
     .bind(spender.org.to_string())
@@ -233,6 +233,7 @@ async fn reserve(db: &mut Connection, want: Arc<Want>) -> Result<Reserved> {
     .bind(cost.get())
     .bind(want.at.as_micros())
     .bind(want.expires_at.as_micros())
+    .bind(spender.token.map(|id| id.to_string()))
     .execute(db)
     .await
     .map_err(Error::database("reserving"))?;
@@ -288,7 +289,8 @@ fn read(row: &Row) -> Result<Held> {
     };
     let (noted_cost, priced) = (Micros::new(row.int("noted_cost")?), row.int("noted_priced")? != 0);
     let at = row.time("at")?;
-    let spender = Spender { org, project, key, end_user, session };
+    let token = row.maybe_parsed("token")?;
+    let spender = Spender { org, project, key, token, end_user, session };
     let used = UsageRow {
         id,
         org,
@@ -296,6 +298,7 @@ fn read(row: &Row) -> Result<Held> {
         session,
         turn,
         key,
+        token,
         end_user: spender.end_user.clone(),
         release,
         provider,
@@ -313,7 +316,7 @@ async fn take(db: &mut Connection, id: ModelCallId) -> Result<Option<Held>> {
     let row = query(
         "DELETE FROM hold WHERE id = $1 RETURNING id, org, project, key, end_user, session, turn, release_version, provider, \
          model, day, input, output, cost, noted, noted_input, noted_output, noted_cache_read, noted_cache_write, noted_cost, \
-         noted_priced, at",
+         noted_priced, at, token",
     )
     .bind(id.to_string())
     .fetch_optional(db)

@@ -11,7 +11,9 @@ mod holds;
 pub use budgets::BudgetRow;
 pub(crate) use holds::settle;
 use karta_types::budget::{Level, Unit};
-use karta_types::{KeyId, Micros, ModelCallId, OrgId, ProjectId, SessionId, Timestamp, TurnId};
+use karta_types::{
+    KeyId, Micros, ModelCallId, OrgId, ProjectId, SessionId, SessionTokenId, Timestamp, TurnId,
+};
 use serde::{Deserialize, Serialize};
 
 /// Whom spending belongs to.
@@ -23,6 +25,8 @@ pub struct Spender {
     pub project: ProjectId,
     /// The key.
     pub key: Option<KeyId>,
+    /// The session token.
+    pub token: Option<SessionTokenId>,
     /// The end user.
     pub end_user: Option<String>,
     /// The session.
@@ -36,6 +40,7 @@ impl Spender {
             Level::Credit | Level::Org => Some(self.org.to_string()),
             Level::Project => Some(self.project.to_string()),
             Level::Key => self.key.map(|key| key.to_string()),
+            Level::Token => self.token.map(|token| token.to_string()),
             Level::EndUser => self.end_user.clone(),
             Level::Session => Some(self.session.to_string()),
         }

@@ -21,6 +21,7 @@ impl Rig {
             org: self.org,
             project: ProjectId::from_u128(9),
             key: Some(KeyId::from_u128(8)),
+            token: None,
             end_user: Some(user.to_owned()),
             session: SessionId::from_u128(7),
         }
@@ -87,6 +88,7 @@ fn used(want: &Want, input: u64, output: u64) -> UsageRow {
         session: want.spender.session,
         turn: None,
         key: want.spender.key,
+        token: None,
         end_user: want.spender.end_user.clone(),
         release: None,
         provider: want.provider.clone(),

@@ -346,6 +346,7 @@ async fn usage_is_counted_once_and_sums_agree() {
         session: SessionId::from_u128(1),
         turn: Some(TurnId::from_u128(number / 2)),
         key: None,
+        token: None,
         end_user: None,
         release: Some(1),
         provider: "anthropic".into(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use karta_store::Spender;
 use karta_types::message::Content;
 use karta_types::session::{Participant, SessionStatus, TurnState};
-use karta_types::{ErrorCode, Seq, SessionId, TurnId};
+use karta_types::{ErrorCode, Problem, Seq, SessionId, TurnId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
@@ -58,6 +58,8 @@ pub struct Accepted {
 
 /// How often a runner that just retired is asked for again.
 const TRIES: usize = 5;
+/// Seconds after which it is worth asking a crowded server again.
+const CROWDED: i64 = 5;
 
 impl Engine {
     /// Takes a message: after this the turn runs whether or not anybody reads it.
@@ -67,11 +69,19 @@ impl Engine {
     /// `overloaded` when too many messages wait.
     pub async fn send(&self, who: &Principal, session: SessionId, message: SendMessage) -> Result<Accepted> {
         self.check_space()?;
+        let limits = &self.settings().limits;
+        // Shed before anything is done for it: those who wait already are served sooner so.
+        if self.places().is_crowded(limits.waiting) && !self.is_alive(session) {
+            let problem = Problem::new(ErrorCode::Overloaded, "too many sessions wait for a place")
+                .with("retry_after", CROWDED);
+            return Err(problem.into());
+        }
         let row = self.session_row(who, session).await?;
         let spender = Spender {
             org: row.org,
             project: row.project,
             key: who.actor.key(),
+            token: who.actor.token(),
             end_user: row.end_user_id.clone(),
             session,
         };
@@ -84,6 +94,8 @@ impl Engine {
         let new = Arc::new(NewTurn {
             id: message.turn.unwrap_or_else(|| TurnId::new(self.clock(), self.rng())),
             key: who.actor.key(),
+            token: who.actor.token(),
+            seat: self.seats().take(who, limits.key_turns, limits.org_turns)?,
             content: message.content,
             agent: message.agent,
             participant: message.participant,
@@ -108,6 +120,7 @@ impl Engine {
             org: who.org,
             project: self.project_row(who, project).await?.id,
             key: who.actor.key(),
+            token: who.actor.token(),
             end_user: end_user.map(str::to_owned),
             // The session that is to be: nothing is capped for it yet.
             session: SessionId::from_u128(0),

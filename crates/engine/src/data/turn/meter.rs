@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use karta_types::usage::Metered;
-use karta_types::{KeyId, Micros, TurnId, Usage};
+use karta_types::{KeyId, Micros, SessionTokenId, TurnId, Usage};
 
 /// The meter of one session.
 #[derive(Debug, Default)]
@@ -14,6 +14,7 @@ struct State {
     turn: Option<TurnId>,
     release: Option<u64>,
     key: Option<KeyId>,
+    token: Option<SessionTokenId>,
     usage: Usage,
     cost: Micros,
     models: Vec<String>,
@@ -21,9 +22,9 @@ struct State {
 
 impl Meter {
     /// A turn begins: counting starts at nothing.
-    pub fn begin(&self, turn: TurnId, release: u64, key: Option<KeyId>) {
+    pub fn begin(&self, turn: TurnId, release: u64, key: Option<KeyId>, token: Option<SessionTokenId>) {
         if let Ok(mut state) = self.0.lock() {
-            *state = State { turn: Some(turn), release: Some(release), key, ..State::default() };
+            *state = State { turn: Some(turn), release: Some(release), key, token, ..State::default() };
         }
     }
 
@@ -35,6 +36,11 @@ impl Meter {
     /// The key that the running turn came with.
     pub fn key(&self) -> Option<KeyId> {
         self.0.lock().ok().and_then(|state| state.key)
+    }
+
+    /// The session token that it came with.
+    pub fn token(&self) -> Option<SessionTokenId> {
+        self.0.lock().ok().and_then(|state| state.token)
     }
 
     /// Counts one model call.

@@ -14,11 +14,14 @@ use karta_types::event::Answerer;
 use karta_types::message::{Answer, Content, Message};
 use karta_types::session::{Participant, PermissionMode, ReleasePin, SessionStatus, Turn, TurnState};
 use karta_types::usage::Metered;
-use karta_types::{Body, ErrorCode, KeyId, OrgId, Problem, RequestId, Seq, SessionId, Timestamp, TurnId};
+use karta_types::{
+    Body, ErrorCode, KeyId, OrgId, Problem, RequestId, Seq, SessionId, SessionTokenId, Timestamp, TurnId,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::data::journal::{Live, Writer};
 use crate::data::projects::Loaded;
+use crate::data::seats::Seat;
 use crate::data::turn::admit::{OnBusy, Started};
 use crate::data::turn::machine::{Effect, Stimulus};
 use crate::data::turn::meter::Meter;
@@ -35,6 +38,10 @@ pub struct NewTurn {
     pub id: TurnId,
     /// The key it came with.
     pub key: Option<KeyId>,
+    /// The session token it came with.
+    pub token: Option<SessionTokenId>,
+    /// Its seat among the turns at once.
+    pub seat: Seat,
     /// Its parts.
     pub content: Vec<Content>,
     /// The agent asked for.
@@ -418,7 +425,7 @@ impl Runner {
         }
         self.row.last_version = Some(version);
         self.row.pinned_version = self.row.pinned_version.or(pinned);
-        self.meter.begin(new.id, version, new.key);
+        self.meter.begin(new.id, version, new.key, new.token);
         if let Err(error) = self.drive(&new, &release, agent.as_deref()).await? {
             self.fail_current(&error).await?;
         }

@@ -23,6 +23,7 @@ impl Runner {
             org: self.row.org,
             project: self.row.project,
             key,
+            token: self.meter.token(),
             end_user: self.row.end_user_id.clone(),
             session: self.row.id,
         }
@@ -39,6 +40,7 @@ impl Runner {
             session: self.row.id,
             turn,
             key: self.meter.key().or(self.row.key),
+            token: self.meter.token(),
             end_user: self.row.end_user_id.clone(),
             release,
             provider: "harness".to_owned(),
