@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use karta_types::Secret;
 use karta_types::budget::Caps;
+use karta_types::{OrgId, Secret};
 use serde::Deserialize;
 
 /// Everything that can be set.
@@ -55,6 +55,8 @@ pub struct Settings {
     pub cors_origins: Vec<String>,
     /// Prices that differ from the list, by model.
     pub prices: BTreeMap<String, karta_types::money::Price>,
+    /// Prices of single organisations, by the organisation's id and model: they win over all others.
+    pub org_prices: BTreeMap<OrgId, BTreeMap<String, karta_types::money::Price>>,
     /// How the scripted harness runs: in memory, or as a real child process.
     pub scripted: Scripted,
 }
@@ -327,6 +329,7 @@ impl Default for Settings {
             pass_env: Vec::new(),
             cors_origins: Vec::new(),
             prices: BTreeMap::new(),
+            org_prices: BTreeMap::new(),
             scripted: Scripted::default(),
         }
     }

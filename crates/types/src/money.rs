@@ -65,16 +65,53 @@ pub struct Price {
     /// Input written to the provider's cache.
     #[serde(default)]
     pub cache_write: i64,
+    /// What it costs when the input is long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub long: Option<LongPrice>,
+}
+
+/// What a call costs, all of it, when its input is longer than a number of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LongPrice {
+    /// Input tokens, cache classes included, that are not yet long.
+    pub above: u64,
+    /// Fresh input.
+    pub input: i64,
+    /// Output, thinking included.
+    pub output: i64,
+    /// Input read from the provider's cache.
+    #[serde(default)]
+    pub cache_read: i64,
+    /// Input written to the provider's cache.
+    #[serde(default)]
+    pub cache_write: i64,
 }
 
 impl Price {
+    /// The price that holds for so many tokens of input, cache classes included.
+    #[must_use]
+    pub fn at(self, input: u64) -> Self {
+        match self.long {
+            Some(LongPrice { above, input: fresh, output, cache_read, cache_write }) if input > above => {
+                Self { input: fresh, output, cache_read, cache_write, long: None }
+            }
+            _ => Self { long: None, ..self },
+        }
+    }
+
     /// What `usage` costs, rounded up once, at the end, to a whole micro-dollar.
     pub fn cost(&self, usage: &Usage) -> Micros {
+        let input = usage
+            .input_tokens
+            .saturating_add(usage.cache_read_tokens)
+            .saturating_add(usage.cache_write_tokens);
+        let price = self.at(input);
         let part = |tokens: u64, price: i64| i128::from(tokens) * i128::from(price.max(0));
-        let total = part(usage.input_tokens, self.input)
-            + part(usage.output_tokens, self.output)
-            + part(usage.cache_read_tokens, self.cache_read)
-            + part(usage.cache_write_tokens, self.cache_write);
+        let total = part(usage.input_tokens, price.input)
+            + part(usage.output_tokens, price.output)
+            + part(usage.cache_read_tokens, price.cache_read)
+            + part(usage.cache_write_tokens, price.cache_write);
         let micros = total.div_euclid(1_000_000) + i128::from(total.rem_euclid(1_000_000) > 0);
         Micros(i64::try_from(micros).unwrap_or(i64::MAX))
     }
@@ -87,17 +124,51 @@ mod tests {
 
     #[test]
     fn a_cost_is_rounded_up_once() {
-        let price =
-            Price { input: 3_000_000, output: 15_000_000, cache_read: 300_000, cache_write: 3_750_000 };
+        let price = Price {
+            input: 3_000_000,
+            output: 15_000_000,
+            cache_read: 300_000,
+            cache_write: 3_750_000,
+            long: None,
+        };
         let usage = Usage { input_tokens: 1, output_tokens: 0, cache_read_tokens: 1, cache_write_tokens: 0 };
         assert_eq!(price.cost(&usage), Micros::new(4));
         assert_eq!(Micros::new(1_500_000).to_string(), "$1.500000");
     }
 
+    #[test]
+    fn long_input_makes_the_whole_call_dearer() {
+        let long = LongPrice {
+            above: 200_000,
+            input: 6_000_000,
+            output: 22_500_000,
+            cache_read: 600_000,
+            cache_write: 7_500_000,
+        };
+        let price = Price {
+            input: 3_000_000,
+            output: 15_000_000,
+            cache_read: 300_000,
+            cache_write: 3_750_000,
+            long: Some(long),
+        };
+        let cost = |input: u64, cached: u64| {
+            let usage = Usage {
+                input_tokens: input,
+                output_tokens: 1_000,
+                cache_read_tokens: cached,
+                cache_write_tokens: 0,
+            };
+            price.cost(&usage).get()
+        };
+        assert_eq!(cost(100_000, 100_000), 300_000 + 30_000 + 15_000);
+        assert_eq!(cost(100_001, 100_000), 600_006 + 60_000 + 22_500);
+    }
+
     proptest! {
         #[test]
         fn never_negative_never_below_the_true_price(i in 0u64..1 << 40, o in 0u64..1 << 40, p in 0i64..1 << 40) {
-            let price = Price { input: p, output: p, cache_read: 0, cache_write: 0 };
+            let price = Price { input: p, output: p, cache_read: 0, cache_write: 0, long: None };
             let usage = Usage { input_tokens: i, output_tokens: o, ..Usage::default() };
             let exact = (i128::from(i) + i128::from(o)) * i128::from(p);
             let cost = i128::from(price.cost(&usage).get());

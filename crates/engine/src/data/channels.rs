@@ -111,6 +111,10 @@ impl SessionChannel {
 
 #[async_trait]
 impl Channel for SessionChannel {
+    fn org(&self) -> Option<karta_types::OrgId> {
+        Some(self.spender.org)
+    }
+
     async fn credential(&self, provider: Provider) -> Result<Option<Own>, Box<Problem>> {
         let wanted: &[KeyProvider] = match provider {
             Provider::Anthropic => &[KeyProvider::Anthropic],

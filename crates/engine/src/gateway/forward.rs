@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::provider::{Dialect, Provider, Route, Seen};
 use super::server::{MAX_BODY, refuse};
 use super::sse::Watcher;
-use super::{Call, Channel, Refused, Shared, Trouble, Upstream, Used};
+use super::{Bound, Call, Channel, Refused, Shared, Trouble, Upstream, Used};
 use crate::gate::Hold;
 
 /// An answer that is no stream is looked into up to this size.
@@ -151,12 +151,15 @@ impl Leaving<'_> {
         let dialect = self.call.provider.dialect();
         let mut bound = dialect.bound(route.path, asked, bytes);
         let day = self.call.at.day();
-        let price = self.shared.config.prices.dearest(&self.call.model, &day, bound.long_cache);
-        let admitted = match self.channel.admit(self.call, &bound, price).await {
+        let prices = &self.shared.config.prices;
+        let org = self.channel.org();
+        let dearest =
+            |bound: &Bound| prices.dearest(org, &self.call.model, &day, bound.input, bound.long_cache);
+        let admitted = match self.channel.admit(self.call, &bound, dearest(&bound)).await {
             Err(refused) if refused.inexact => match self.count(route, asked).await {
                 Some(exact) => {
                     bound = bound.counted(exact);
-                    self.channel.admit(self.call, &bound, price).await?
+                    self.channel.admit(self.call, &bound, dearest(&bound)).await?
                 }
                 None => return Err(refused),
             },
@@ -270,8 +273,10 @@ impl Watch {
         let model = self.seen.model.clone().unwrap_or_else(|| self.call.model.clone());
         let usage = self.seen.settled();
         let (prices, day) = (&self.shared.config.prices, self.call.at.day());
-        let cost = prices.cost(&model, &day, &usage);
-        let long = prices.long_cache(&model, &day, self.seen.long_writes.min(usage.cache_write_tokens));
+        let org = self.channel.org();
+        let cost = prices.cost(org, &model, &day, &usage);
+        let writes = self.seen.long_writes.min(usage.cache_write_tokens);
+        let long = prices.long_cache(org, &model, &day, &usage, writes);
         Used {
             model,
             usage,

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use karta_types::{Clock, Micros, ModelCallId, Problem, Rng, Secret, Timestamp, Usage};
+use karta_types::{Clock, Micros, ModelCallId, OrgId, Problem, Rng, Secret, Timestamp, Usage};
 
 pub use bound::Bound;
 use karta_store::Dearest;
@@ -146,6 +146,10 @@ pub trait Authority: Send + Sync {
 /// One session, as the gateway sees it.
 #[async_trait]
 pub trait Channel: Send + Sync {
+    /// The organisation, if it may have prices of its own.
+    fn org(&self) -> Option<OrgId> {
+        None
+    }
     /// The organisation's own key for a provider of this dialect. `None`: the platform's is used, where there is one.
     async fn credential(&self, provider: Provider) -> Result<Option<Own>, Box<Problem>>;
     /// May this call leave? Asked before a byte of it does.
@@ -194,7 +198,7 @@ impl Config {
         Ok(Self {
             listen: settings.gateway_listen,
             upstreams,
-            prices: Prices::list()?.with(settings.prices.clone()),
+            prices: Prices::list()?.with(settings.prices.clone()).with_orgs(settings.org_prices.clone()),
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_mins(5),
         })
