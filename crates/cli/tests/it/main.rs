@@ -12,4 +12,5 @@ mod real;
 mod run;
 mod served;
 mod serving;
+mod sweep;
 mod terminal;

@@ -31,6 +31,17 @@ impl Served {
 
     /// Starts the binary with these arguments and its data in `home/<data>`, and waits until it says where it listens.
     pub(crate) async fn start_as(home: &Path, data: &str, settings: &str, args: &[&str]) -> Self {
+        Self::start_with_env(home, data, settings, args, []).await
+    }
+
+    /// With these in its environment.
+    pub(crate) async fn start_with_env(
+        home: &Path,
+        data: &str,
+        settings: &str,
+        args: &[&str],
+        env: impl IntoIterator<Item = (&'static str, &'static str)>,
+    ) -> Self {
         let app = home.join("app");
         std::fs::create_dir_all(&app).unwrap();
         let script = json!({"turns": [
@@ -49,7 +60,7 @@ impl Served {
         if !settings.contains("listen = ") {
             command.args(["--listen", "127.0.0.1:0"]);
         }
-        command.env_clear().env("HOME", home).kill_on_drop(true);
+        command.env_clear().envs(env).env("HOME", home).kill_on_drop(true);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
