@@ -228,9 +228,17 @@ impl Client {
     ///
     /// # Errors
     /// The server's refusal, or the way to it.
-    pub async fn set_provider_key(&self, provider: KeyProvider, key: &Secret) -> Result<ProviderKey, Error> {
+    pub async fn set_provider_key(
+        &self,
+        provider: KeyProvider,
+        key: &Secret,
+        region: Option<&str>,
+    ) -> Result<ProviderKey, Error> {
         let url = self.url(&["provider-keys", provider.as_str()]);
-        let body = json!({ "key": key.expose() });
+        let body = match region {
+            Some(region) => json!({ "key": key.expose(), "region": region }),
+            None => json!({ "key": key.expose() }),
+        };
         self.json("setting a provider key", self.request(Method::PUT, url).json(&body)).await
     }
 

@@ -252,8 +252,11 @@ pub(crate) enum ProviderKeysCommand {
     List,
     /// Set a provider's key, read from standard input; the one before it is erased
     Set {
-        /// anthropic, openai or openrouter
+        /// anthropic, openai, openrouter, bedrock (a Bedrock API key) or vertex (a service account's key file)
         provider: KeyProvider,
+        /// The cloud's region, for bedrock and vertex: us-east-1, global
+        #[arg(long, value_name = "REGION")]
+        region: Option<String>,
     },
     /// Erase a provider's key
     Erase {

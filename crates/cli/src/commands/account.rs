@@ -15,7 +15,7 @@ use crate::printer::Printer;
 type Exit = anyhow::Result<ExitCode>;
 
 /// The longest key that is read from standard input, in bytes.
-const MAX_KEY: u64 = 4096;
+const MAX_KEY: u64 = 16 << 10;
 
 pub(super) async fn keys(client: &Client, command: KeysCommand, json: bool, printer: &Printer) -> Exit {
     match command {
@@ -199,14 +199,14 @@ pub(super) async fn provider_keys(
                 .collect();
             printer.table(&["PROVIDER", "KEY", "SET BY", "SET AT"], &rows)?;
         }
-        ProviderKeysCommand::Set { provider } => {
+        ProviderKeysCommand::Set { provider, region } => {
             if std::io::stdin().is_terminal() {
                 printer.note(&format!("Paste the key for {provider}, then Enter and Ctrl-D."));
             }
             let mut text = String::new();
             std::io::stdin().take(MAX_KEY).read_to_string(&mut text).context("reading the key")?;
             let key = Secret::new(text.trim().to_owned());
-            let set = client.set_provider_key(provider, &key).await?;
+            let set = client.set_provider_key(provider, &key, region.as_deref()).await?;
             if json {
                 printer.json(&set)?;
             } else {

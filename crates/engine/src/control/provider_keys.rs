@@ -6,6 +6,7 @@ use karta_types::{ErrorCode, OrgId, ProviderKeyId, Secret};
 
 use crate::control::audit::digest;
 use crate::control::encryption::{self, Sealed};
+use crate::gateway::cloud::CloudKey;
 use crate::{Engine, Error, Principal, Result};
 
 /// Keys wrapped anew in one step.
@@ -25,37 +26,50 @@ impl Engine {
     /// Sets the organisation's key for a provider. The one before it is erased.
     ///
     /// # Errors
-    /// `invalid_request` for what is no key, and for a provider whose calls this version can't sign; `forbidden` for a key that is for
-    /// one project.
+    /// `invalid_request` for what is no key, for a cloud without its region and for another provider with one; `forbidden` for a key
+    /// that is for one project.
     pub async fn set_provider_key(
         &self,
         who: &Principal,
         provider: KeyProvider,
         text: &Secret,
+        region: Option<&str>,
     ) -> Result<ProviderKey> {
         whole_org(who)?;
-        if matches!(provider, KeyProvider::Bedrock | KeyProvider::Vertex) {
-            return Err(Error::invalid(
-                "/provider",
-                format!(
-                    "calls to {provider} are signed in a way that this version does not know; use anthropic, openai or openrouter"
-                ),
-            ));
+        let cloud = matches!(provider, KeyProvider::Bedrock | KeyProvider::Vertex);
+        if region.is_some() && !cloud {
+            return Err(Error::invalid("/region", format!("{provider} has no regions")));
         }
         let plain = text.expose();
-        let fine = (8..=512).contains(&plain.len()) && plain.bytes().all(|byte| byte.is_ascii_graphic());
-        if !fine {
-            return Err(Error::invalid("/key", "a provider's key has 8 to 512 visible ASCII characters"));
+        let file = provider == KeyProvider::Vertex;
+        let (most, visible) = if file {
+            (8192, plain.is_ascii())
+        } else {
+            (512, plain.bytes().all(|byte| byte.is_ascii_graphic()))
+        };
+        if !(8..=most).contains(&plain.len()) || !visible {
+            return Err(Error::invalid(
+                "/key",
+                format!("a key for {provider} has 8 to {most} visible ASCII characters"),
+            ));
         }
+        let kept = if cloud {
+            CloudKey::check(provider, region, plain).map_err(|(at, why)| Error::invalid(at, why))?
+        } else {
+            plain.clone()
+        };
+        let kept = Secret::new(kept);
+        // The end of a key file says nothing, and may be a line's end.
+        let last4 = if file { "json" } else { &plain[plain.len() - 4..] };
         let id = ProviderKeyId::new(self.clock(), self.rng());
         let keys = self.control().encryption();
         let Sealed { kek, wrapped, sealed } =
-            encryption::seal(keys, self.rng(), &context(who.org, id), plain.as_bytes()).await?;
+            encryption::seal(keys, self.rng(), &context(who.org, id), kept.expose().as_bytes()).await?;
         let row = ProviderKeyRow {
             id,
             org: who.org,
             provider,
-            last4: plain[plain.len() - 4..].to_owned(),
+            last4: last4.to_owned(),
             kek,
             wrapped,
             sealed,

@@ -117,7 +117,9 @@ impl Channel for SessionChannel {
 
     async fn credential(&self, provider: Provider) -> Result<Option<Own>, Box<Problem>> {
         let wanted: &[KeyProvider] = match provider {
-            Provider::Anthropic => &[KeyProvider::Anthropic],
+            Provider::Anthropic | Provider::Bedrock | Provider::Vertex => {
+                &[KeyProvider::Anthropic, KeyProvider::Bedrock, KeyProvider::Vertex]
+            }
             Provider::OpenAi | Provider::OpenRouter => &[KeyProvider::Openai, KeyProvider::Openrouter],
         };
         let found = self.gate.credential(self.spender.org, wanted).await.map_err(|error| {
@@ -145,6 +147,8 @@ impl Channel for SessionChannel {
         }
         let provider = match found.provider {
             KeyProvider::Openrouter => Provider::OpenRouter,
+            KeyProvider::Bedrock => Provider::Bedrock,
+            KeyProvider::Vertex => Provider::Vertex,
             _ => provider,
         };
         Ok(Some(Own { provider, key: found.key }))

@@ -12,10 +12,11 @@ use futures_util::{Stream, StreamExt as _};
 use karta_types::{ErrorCode, ModelCallId, Problem};
 use serde_json::Value;
 
+use super::cloud::{NoWay, Way};
 use super::provider::{Dialect, Provider, Route, Seen};
 use super::server::{MAX_BODY, refuse};
 use super::sse::Watcher;
-use super::{Bound, Call, Channel, Refused, Shared, Trouble, Upstream, Used};
+use super::{Bound, Call, Channel, Refused, Shared, Trouble, Used};
 use crate::gate::Hold;
 
 /// An answer that is no stream is looked into up to this size.
@@ -77,12 +78,23 @@ pub(super) async fn forward(
         streaming: asked.get("stream").and_then(Value::as_bool).unwrap_or(false),
         at: shared.clock.now(),
     };
+    let found = Way::find(at, &upstream.base_url, key, &call.model, &shared.google, &*shared.clock).await;
+    let way = match found {
+        Ok(way) => way,
+        Err(NoWay::Key(why)) => return refuse(provider, 401, "authentication_error", why),
+        Err(NoWay::Model) => {
+            return refuse(provider, 400, "invalid_request_error", "this is no model's name");
+        }
+        Err(NoWay::Unreachable) => {
+            return refuse(provider, 503, "api_error", "Google's access tokens can't be had now");
+        }
+    };
     let mut headers = passed_headers(&parts.headers, dialect);
-    if dialect.authorize(&mut headers, &key).is_err() {
+    if way.authorize(&mut headers, dialect).is_err() {
         return refuse(provider, 401, "authentication_error", "the provider's key is not one");
     }
     let held = if route.metered {
-        let leaving = Leaving { shared, channel: &*channel, call: &call, upstream, headers: &headers };
+        let leaving = Leaving { shared, channel: &*channel, call: &call, way: &way, headers: &headers };
         match leaving.admit(route, &mut asked, body.len()).await {
             Ok(held) => Some(held),
             Err(refused) => {
@@ -99,10 +111,13 @@ pub(super) async fn forward(
     };
     let changed = dialect.prepare(route.path, &asked);
     let limited = held.as_ref().is_some_and(|held| held.limited);
+    let renamed = way.body(route.path, &asked).map(|body| Bytes::from(body.to_string()));
+    let changed = renamed.or(changed);
     let body = changed.unwrap_or_else(|| if limited { asked.to_string().into() } else { body });
+    let url = way.url(route.path, call.streaming);
     let url = match parts.uri.query() {
-        Some(query) => format!("{}{}?{query}", upstream.base_url, route.path),
-        None => format!("{}{}", upstream.base_url, route.path),
+        Some(query) => format!("{url}?{query}"),
+        None => url,
     };
     let watch = Watch {
         shared: shared.clone(),
@@ -134,7 +149,7 @@ struct Leaving<'a> {
     shared: &'a Shared,
     channel: &'a dyn Channel,
     call: &'a Call,
-    upstream: &'a Upstream,
+    way: &'a Way,
     headers: &'a HeaderMap,
 }
 
@@ -175,7 +190,8 @@ impl Leaving<'_> {
     /// The request's input as the provider counts it, which it does not bill.
     async fn count(&self, route: Route, asked: &Value) -> Option<u64> {
         let (path, body) = self.call.provider.dialect().count(route.path, asked)?;
-        let url = format!("{}{path}", self.upstream.base_url);
+        let url = self.way.url(path, false);
+        let body = self.way.body(path, &body).unwrap_or(body);
         let asked = self.shared.client.post(url).headers(self.headers.clone()).json(&body).timeout(COUNTING);
         let answer = asked.send().await.ok().filter(|answer| answer.status().is_success())?;
         let answer: Value = answer.json().await.ok()?;

@@ -6,6 +6,7 @@
 
 mod anthropic;
 mod bound;
+pub(crate) mod cloud;
 mod forward;
 mod openai;
 pub mod prices;
@@ -37,6 +38,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// What models cost.
     pub prices: Prices,
+    /// Where access tokens of Google's service accounts are had.
+    pub google_tokens: String,
     /// How long connecting may take.
     pub connect_timeout: Duration,
     /// How long an answer may pause.
@@ -169,6 +172,7 @@ pub trait Channel: Send + Sync {
 /// What the gateway works with.
 struct Shared {
     config: Config,
+    google: cloud::Google,
     authority: Arc<dyn Authority>,
     client: reqwest::Client,
     clock: Arc<dyn Clock>,
@@ -186,6 +190,8 @@ impl Config {
             (Provider::Anthropic, &settings.providers.anthropic),
             (Provider::OpenAi, &settings.providers.openai),
             (Provider::OpenRouter, &None),
+            (Provider::Bedrock, &None),
+            (Provider::Vertex, &None),
         ];
         for (provider, configured) in configured {
             let base = configured.as_ref().and_then(|configured| configured.base_url.as_deref());
@@ -199,6 +205,7 @@ impl Config {
             listen: settings.gateway_listen,
             upstreams,
             prices: Prices::list()?.with(settings.prices.clone()).with_orgs(settings.org_prices.clone()),
+            google_tokens: cloud::GOOGLE_TOKENS.to_owned(),
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_mins(5),
         })

@@ -111,6 +111,8 @@ impl Prices {
     }
 
     fn find(&self, org: Option<OrgId>, model: &str, day: &str) -> Option<Price> {
+        // A cloud's name for a model: `us.anthropic.claude-…`.
+        let model = model.rsplit_once("anthropic.").map_or(model, |(_, name)| name);
         let fits = |entry: &&Entry| {
             let named = match entry.model.strip_suffix('*') {
                 Some(beginning) => model.starts_with(beginning),

@@ -17,6 +17,10 @@ pub enum Provider {
     OpenAi,
     /// `OpenRouter`, in `OpenAI`'s dialect: reached only with an organisation's own key.
     OpenRouter,
+    /// Amazon Bedrock, in Anthropic's dialect: reached only with an organisation's own key.
+    Bedrock,
+    /// Google Vertex AI, in Anthropic's dialect: reached only with an organisation's own key.
+    Vertex,
 }
 
 /// Every provider that has routes of its own.
@@ -91,6 +95,8 @@ impl Provider {
             Self::Anthropic => "anthropic",
             Self::OpenAi => "openai",
             Self::OpenRouter => "openrouter",
+            Self::Bedrock => "bedrock",
+            Self::Vertex => "vertex",
         }
     }
 
@@ -100,12 +106,14 @@ impl Provider {
             Self::Anthropic => anthropic::BASE,
             Self::OpenAi => openai::BASE,
             Self::OpenRouter => openai::OPENROUTER,
+            Self::Bedrock => "https://bedrock-mantle.{region}.api.aws/anthropic",
+            Self::Vertex => "https://{region}-aiplatform.googleapis.com",
         }
     }
 
     pub(super) fn dialect(self) -> &'static dyn Dialect {
         match self {
-            Self::Anthropic => &anthropic::Anthropic,
+            Self::Anthropic | Self::Bedrock | Self::Vertex => &anthropic::Anthropic,
             Self::OpenAi | Self::OpenRouter => &openai::OpenAi,
         }
     }

@@ -56,7 +56,8 @@ impl Gateway {
             client = client.no_proxy();
         }
         let client = client.build().map_err(Error::Client)?;
-        let shared = Arc::new(Shared { config, authority, client, clock, rng });
+        let google = super::cloud::Google::new(config.google_tokens.clone(), client.clone());
+        let shared = Arc::new(Shared { config, google, authority, client, clock, rng });
         let mut router = Router::new();
         for provider in ALL {
             let dialect = provider.dialect();

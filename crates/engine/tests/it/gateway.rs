@@ -67,6 +67,7 @@ struct Session {
     bounds: Mutex<Vec<Bound>>,
     /// The organisation's own key.
     own: Option<String>,
+    own_provider: Option<Provider>,
     /// Input and output that there is room for; absent is as much as is asked.
     room: Option<(u64, u64)>,
 }
@@ -83,6 +84,7 @@ impl Authority for Keys {
 impl Channel for Session {
     async fn credential(&self, provider: Provider) -> Result<Option<Own>, Box<Problem>> {
         let own = self.own.clone();
+        let provider = self.own_provider.unwrap_or(provider);
         Ok(own.map(|key| Own { provider, key: Secret::new(key) }))
     }
 
@@ -138,7 +140,14 @@ impl Rig {
             |provider| Upstream { provider, base_url: base.clone(), key: Some(Secret::new(KEY.to_owned())) };
         let config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
-            upstreams: vec![upstream(Provider::Anthropic), upstream(Provider::OpenAi)],
+            upstreams: vec![
+                upstream(Provider::Anthropic),
+                upstream(Provider::OpenAi),
+                // The real addresses have the region in the host's name; here it is in the path.
+                Upstream { base_url: format!("{base}/bedrock.{{region}}"), ..upstream(Provider::Bedrock) },
+                Upstream { base_url: format!("{base}/{{region}}-vertex"), ..upstream(Provider::Vertex) },
+            ],
+            google_tokens: format!("{base}/token"),
             prices: Prices::list().unwrap(),
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),
@@ -388,5 +397,93 @@ async fn refusals_of_the_provider_pass_and_breaks_are_seen() {
     assert_eq!(gone.status(), 502);
     let text = gone.text().await.unwrap();
     assert!(text.contains("can't be reached") && !text.contains(KEY), "{text}");
+    rig.end().await;
+}
+
+const LONG_NAME: &str =
+    r#"{"model":"claude-sonnet-4-5-20250929","stream":true,"max_tokens":9,"messages":[]}"#;
+
+#[tokio::test]
+async fn bedrock_is_the_same_with_its_region_its_name_and_its_key() {
+    let own = serde_json::json!({"region": "eu-west-1", "key": "bedrock-planted"}).to_string();
+    let rig =
+        Rig::new(Session { own: Some(own), own_provider: Some(Provider::Bedrock), ..Session::default() })
+            .await;
+    rig.answers(200, SSE, STREAM);
+    let answer = rig.post(rig.messages(), LONG_NAME).await;
+    assert_eq!(answer.bytes().await.unwrap(), STREAM.concat());
+    let (url, headers, body) = rig.fake.0.lock().unwrap().seen.pop().unwrap();
+    assert_eq!(
+        (url.as_str(), headers["x-api-key"].to_str().unwrap()),
+        ("/bedrock.eu-west-1/v1/messages", "bedrock-planted")
+    );
+    assert_eq!(headers["anthropic-version"], "2023-06-01");
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        (&body["model"], &body["max_tokens"]),
+        (&"anthropic.claude-sonnet-4-5-20250929".into(), &9.into())
+    );
+    let used = rig.session.used.lock().unwrap().pop().unwrap();
+    assert!(used.priced && used.usage.output_tokens == 50);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn vertex_has_the_model_in_its_address_and_a_token_that_is_had_once() {
+    use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
+    use aws_lc_rs::rsa::{KeyPair, KeySize};
+    use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    let pair = KeyPair::generate(KeySize::Rsa2048).unwrap();
+    let der: Pkcs8V1Der<'_> = pair.as_der().unwrap();
+    let pem = format!(
+        "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+        STANDARD.encode(der.as_ref())
+    );
+    let account = serde_json::json!({"type": "service_account", "client_email": "a@p.iam", "private_key": pem,
+        "project_id": "proj-1", "token_uri": "http://169.254.169.254/token"});
+    let own = serde_json::json!({"region": "global", "key": account.to_string()}).to_string();
+    let rig =
+        Rig::new(Session { own: Some(own), own_provider: Some(Provider::Vertex), ..Session::default() })
+            .await;
+    rig.answers(
+        200,
+        &[("content-type", "application/json")],
+        &[br#"{"access_token":"ya29.planted","expires_in":3600}"#],
+    );
+    // The first call takes the token's answer for its own: it is not the provider's, and nothing is metered of it.
+    drop(rig.post(rig.messages(), LONG_NAME).await.bytes().await);
+    rig.answers(200, SSE, STREAM);
+    let answer = rig.post(rig.messages(), LONG_NAME).await;
+    assert_eq!(answer.bytes().await.unwrap(), STREAM.concat());
+    let count = rig.messages() + "/count_tokens";
+    drop(rig.post(count, LONG_NAME).await.bytes().await);
+    let seen = std::mem::take(&mut rig.fake.0.lock().unwrap().seen);
+    let urls: Vec<_> = seen.iter().map(|(url, ..)| url.as_str()).collect();
+    let models = "/vertex/v1/projects/proj-1/locations/global/publishers/anthropic/models/";
+    let stream = format!("{models}claude-sonnet-4-5@20250929:streamRawPredict");
+    assert_eq!(urls, ["/token", &stream, &stream, &format!("{models}count-tokens:rawPredict")]);
+    // The account signed what it was asked to, and to nobody else.
+    let form = String::from_utf8(seen[0].2.clone()).unwrap();
+    let assertion = form.split_once("assertion=").unwrap().1;
+    let (signed, signature) = assertion.rsplit_once('.').unwrap();
+    let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, pair.public_key().as_ref())
+        .verify(signed.as_bytes(), &signature)
+        .unwrap();
+    let claims = URL_SAFE_NO_PAD.decode(signed.split_once('.').unwrap().1).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    assert!(claims["iss"] == "a@p.iam" && claims["aud"].as_str().unwrap().ends_with("/token"));
+    let (_, headers, body) = &seen[2];
+    assert!(headers["authorization"] == "Bearer ya29.planted" && !headers.contains_key("x-api-key"));
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap();
+    assert_eq!(body["anthropic_version"], "vertex-2023-10-16");
+    assert!(body.get("model").is_none() && body["stream"] == true);
+    let counted: serde_json::Value = serde_json::from_slice(&seen[3].2).unwrap();
+    assert_eq!(counted["model"], "claude-sonnet-4-5@20250929");
+    // A model that would lead elsewhere goes nowhere.
+    let answer = rig.post(rig.messages(), r#"{"model":"../../x?y","messages":[]}"#).await;
+    assert_eq!((answer.status().as_u16(), rig.fake.0.lock().unwrap().seen.len()), (400, 0));
     rig.end().await;
 }

@@ -29,10 +29,14 @@ struct SetProviderKey {
     /// Its text. It is never shown again.
     #[schema(value_type = String)]
     key: Secret,
+    /// The cloud's region, for `bedrock` and `vertex` alone: `us-east-1`, `global`.
+    region: Option<String>,
 }
 
 fn provider(name: &str) -> Answer<KeyProvider> {
-    Ok(name.parse().map_err(|_| Error::not_found("provider: use anthropic, openai or openrouter"))?)
+    Ok(name
+        .parse()
+        .map_err(|_| Error::not_found("provider: use anthropic, openai, openrouter, bedrock or vertex"))?)
 }
 
 /// The organisation's keys, without their texts.
@@ -54,7 +58,11 @@ async fn set(
     Path(name): Path<String>,
     body: Body<SetProviderKey>,
 ) -> Answer<Json<ProviderKey>> {
-    Ok(Json(engine.set_provider_key(&who, provider(&name)?, &body.value.key).await?))
+    Ok(Json(
+        engine
+            .set_provider_key(&who, provider(&name)?, &body.value.key, body.value.region.as_deref())
+            .await?,
+    ))
 }
 
 /// Erases the key for a provider: the next call goes without it.

@@ -45,6 +45,9 @@ async fn a_key_is_set_shown_by_its_end_replaced_and_erased() {
         ("anthropic", json!({"key": "short"}), 400),
         ("anthropic", json!({"key": "with a space in it"}), 400),
         ("bedrock", json!({"key": MARK}), 400),
+        ("bedrock", json!({"key": MARK, "region": "evil.example/"}), 400),
+        ("vertex", json!({"key": MARK, "region": "global"}), 400),
+        ("anthropic", json!({"key": MARK, "region": "us-east-1"}), 400),
         ("nobody", json!({"key": MARK}), 404),
     ] {
         let (got, problem) = app.as_key(Method::PUT, &format!("/v1/provider-keys/{name}"), &key, body).await;
