@@ -130,8 +130,12 @@ impl Principal {
         }
     }
 
-    /// Whether they have a permission: people by their role, keys and tokens by their scopes, the platform always.
+    /// Whether they have a permission: people by their role, keys and tokens by their scopes, the platform always. Whoever is for one
+    /// project has none about the whole organisation.
     pub fn may(&self, what: Permission) -> bool {
+        if self.project.is_some() && what.whole {
+            return false;
+        }
         match (self.role, self.actor) {
             (Some(role), _) => what.is_of(role),
             (None, Actor::System) => true,

@@ -36,6 +36,10 @@ impl<P: Permit> FromRequestParts<Engine> for May<P> {
 }
 
 fn refusal(who: &Principal, what: Permission) -> Error {
+    if who.project.is_some() && what.whole {
+        let detail = format!("your key is for one project; `{what}` is about the whole organisation");
+        return Error::told(ErrorCode::Forbidden, detail);
+    }
     let detail = match (who.role, what.scope) {
         (Some(role), _) => {
             format!("this needs the permission `{what}`, which the role `{role}` does not have")

@@ -4,9 +4,10 @@
 //! control plane was not there to take are rows in `handover`, written in the transaction of what they tell; the control plane takes
 //! them in the transaction of what they become. Nothing is lost when either ends at any point, and nothing counts twice.
 
+use std::sync::Arc;
+
 use karta_types::{OrgId, Timestamp};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::row::Reader;
 use crate::sql::{Connection, query};
@@ -70,21 +71,37 @@ pub(crate) async fn hand(
     Ok(())
 }
 
-fn read<T: DeserializeOwned>(body: &str) -> Result<T> {
-    serde_json::from_str(body).map_err(|_| Error::Corrupt("handover"))
+/// What was handed over.
+enum Thing {
+    Audit(AuditEntry),
+    Happening(Happening),
+    Usage(UsageRow),
+}
+
+impl Thing {
+    fn read(kind: &str, body: &str) -> Result<Self> {
+        let wrong = |_| Error::Corrupt("handover");
+        match kind {
+            "audit" => Ok(Self::Audit(serde_json::from_str(body).map_err(wrong)?)),
+            "happening" => Ok(Self::Happening(serde_json::from_str(body).map_err(wrong)?)),
+            "usage" => Ok(Self::Usage(serde_json::from_str(body).map_err(wrong)?)),
+            _ => Err(Error::Corrupt("handover")),
+        }
+    }
 }
 
 async fn take(db: &mut Connection) -> Result<u64> {
-    let rows = query("SELECT id, kind, body FROM handover ORDER BY at, id LIMIT $1")
-        .bind(STEP)
-        .fetch_all(&mut *db)
-        .await
-        .map_err(Error::database("reading what was handed over"))?;
+    let rows =
+        query("SELECT id, kind, body FROM handover WHERE kind <> 'unreadable' ORDER BY at, id LIMIT $1")
+            .bind(STEP)
+            .fetch_all(&mut *db)
+            .await
+            .map_err(Error::database("reading what was handed over"))?;
     for row in &rows {
         let mut row = Reader::new(row);
         let (id, kind, body) = (row.text("id")?, row.text("kind")?, row.text("body")?);
         let taken = query("DELETE FROM handover WHERE id = $1")
-            .bind(id)
+            .bind(id.clone())
             .execute(&mut *db)
             .await
             .map_err(Error::database("taking what was handed over"))?;
@@ -92,14 +109,23 @@ async fn take(db: &mut Connection) -> Result<u64> {
             // Another node took it.
             continue;
         }
-        match kind.as_str() {
-            "audit" => crate::audit::append(db, &read::<AuditEntry>(&body)?).await?,
-            "happening" => outbox::note(db, read::<Happening>(&body)?).await?,
-            "usage" => {
+        let Ok(thing) = Thing::read(&kind, &body) else {
+            // Kept for whoever looks into it; what comes after it must not wait for that.
+            query("INSERT INTO handover (id, org, kind, body, at) VALUES ($1, '', 'unreadable', $2, 0)")
+                .bind(id)
+                .bind(body)
+                .execute(&mut *db)
+                .await
+                .map_err(Error::database("setting aside what can't be read"))?;
+            continue;
+        };
+        match thing {
+            Thing::Audit(entry) => crate::audit::append(db, &entry).await?,
+            Thing::Happening(happening) => outbox::note(db, happening).await?,
+            Thing::Usage(used) => {
                 // Whether it was counted already makes no difference here.
-                let _ = crate::ledger::settle(db, std::sync::Arc::new(read::<UsageRow>(&body)?)).await?;
+                let _ = crate::ledger::settle(db, Arc::new(used)).await?;
             }
-            _ => return Err(Error::Corrupt("handover")),
         }
     }
     Ok(rows.len() as u64)
@@ -125,10 +151,12 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn take_over(&self) -> Result<u64> {
-        let row = query("SELECT COUNT(*) FROM (SELECT id FROM handover LIMIT 1) AS waiting")
-            .fetch_one(self.readers())
-            .await
-            .map_err(Error::database("looking for what was handed over"))?;
+        let row = query(
+            "SELECT COUNT(*) FROM (SELECT id FROM handover WHERE kind <> 'unreadable' LIMIT 1) AS waiting",
+        )
+        .fetch_one(self.readers())
+        .await
+        .map_err(Error::database("looking for what was handed over"))?;
         if Reader::new(&row).int("waiting")? == 0 {
             return Ok(0);
         }

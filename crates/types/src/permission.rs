@@ -96,6 +96,8 @@ pub struct Permission {
     pub action: &'static str,
     /// The scope that a key needs; none is for people only.
     pub scope: Option<Scope>,
+    /// Whether it is about the whole organisation: not for keys that are for one project.
+    pub whole: bool,
     roles: u8,
 }
 
@@ -119,14 +121,16 @@ impl Permission {
     /// The table as text: what is checked in.
     pub fn table() -> String {
         use std::fmt::Write as _;
-        let mut text = format!("{:<26}{:<8}", "resource.action", "scope");
+        let mut text = format!("{:<26}{:<8}{:<13}", "resource.action", "scope", "project keys");
         // Writing to a string can't fail.
         let _ =
             writeln!(text, "{}", Role::ALL.map(|role| format!("{:<11}", role.as_str())).concat().trim_end());
         for line in Self::ALL {
             let marks = Role::ALL.map(|role| if line.is_of(role) { "yes        " } else { "-          " });
             let scope = line.scope.map_or("-", Scope::as_str);
-            let _ = writeln!(text, "{:<26}{scope:<8}{}", line.to_string(), marks.concat().trim_end());
+            let project = if line.whole || line.scope.is_none() { "-" } else { "yes" };
+            let marks = marks.concat();
+            let _ = writeln!(text, "{:<26}{scope:<8}{project:<13}{}", line.to_string(), marks.trim_end());
         }
         text
     }
@@ -138,8 +142,17 @@ impl fmt::Display for Permission {
     }
 }
 
+macro_rules! reach {
+    (any) => {
+        false
+    };
+    (whole) => {
+        true
+    };
+}
+
 macro_rules! permissions {
-    ($($(#[doc = $doc:literal])* $name:ident $resource:literal $action:literal $scope:expr, [$($role:ident)*];)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident $resource:literal $action:literal $scope:expr, $reach:ident [$($role:ident)*];)*) => {
         /// The lines of the table as types.
         pub mod may {
             use super::{Permission, Permit, Role, Scope};
@@ -149,7 +162,7 @@ macro_rules! permissions {
                 pub enum $name {}
                 impl Permit for $name {
                     const PERMISSION: Permission = Permission {
-                        resource: $resource, action: $action, scope: $scope, roles: 0 $(| Role::$role.bit())*,
+                        resource: $resource, action: $action, scope: $scope, whole: reach!($reach), roles: 0 $(| Role::$role.bit())*,
                     };
                 }
             )*
@@ -163,43 +176,43 @@ macro_rules! permissions {
 
 permissions! {
     /// Ask who one is.
-    LookAround "whoami" "read" Some(Scope::Read), [Owner Admin Developer Billing Viewer];
+    LookAround "whoami" "read" Some(Scope::Read), any [Owner Admin Developer Billing Viewer];
     /// See projects and releases.
-    ReadProjects "projects" "read" Some(Scope::Read), [Owner Admin Developer Viewer];
+    ReadProjects "projects" "read" Some(Scope::Read), any [Owner Admin Developer Viewer];
     /// See sessions, turns, events, waiting questions.
-    ReadSessions "sessions" "read" Some(Scope::Read), [Owner Admin Developer Viewer];
+    ReadSessions "sessions" "read" Some(Scope::Read), any [Owner Admin Developer Viewer];
     /// Run turns, answer questions, change and end sessions.
-    UseSessions "sessions" "write" Some(Scope::Write), [Owner Admin Developer];
+    UseSessions "sessions" "write" Some(Scope::Write), any [Owner Admin Developer];
     /// Mint and revoke session tokens.
-    MintTokens "session_tokens" "write" Some(Scope::Write), [Owner Admin Developer];
+    MintTokens "session_tokens" "write" Some(Scope::Write), any [Owner Admin Developer];
     /// See what was used.
-    ReadUsage "usage" "read" Some(Scope::Read), [Owner Admin Developer Billing Viewer];
+    ReadUsage "usage" "read" Some(Scope::Read), any [Owner Admin Developer Billing Viewer];
     /// See caps.
-    ReadBudgets "budgets" "read" Some(Scope::Read), [Owner Admin Developer Billing Viewer];
+    ReadBudgets "budgets" "read" Some(Scope::Read), any [Owner Admin Developer Billing Viewer];
     /// Set and remove caps.
-    SetBudgets "budgets" "write" Some(Scope::Admin), [Owner Admin Billing];
+    SetBudgets "budgets" "write" Some(Scope::Admin), any [Owner Admin Billing];
     /// See API keys, without their texts.
-    ReadKeys "keys" "read" Some(Scope::Admin), [Owner Admin];
+    ReadKeys "keys" "read" Some(Scope::Admin), any [Owner Admin];
     /// Make, replace, revoke API keys.
-    ManageKeys "keys" "write" Some(Scope::Admin), [Owner Admin];
+    ManageKeys "keys" "write" Some(Scope::Admin), any [Owner Admin];
     /// See which model providers have a key.
-    ReadProviderKeys "provider_keys" "read" Some(Scope::Admin), [Owner Admin];
+    ReadProviderKeys "provider_keys" "read" Some(Scope::Admin), whole [Owner Admin];
     /// Set and erase keys of model providers.
-    ManageProviderKeys "provider_keys" "write" Some(Scope::Admin), [Owner Admin];
+    ManageProviderKeys "provider_keys" "write" Some(Scope::Admin), whole [Owner Admin];
     /// See who is in the organisation.
-    ReadMembers "members" "read" Some(Scope::Read), [Owner Admin Developer Billing Viewer];
+    ReadMembers "members" "read" Some(Scope::Read), whole [Owner Admin Developer Billing Viewer];
     /// Invite, change roles, remove; each only up to the own role.
-    ManageMembers "members" "write" Some(Scope::Admin), [Owner Admin];
+    ManageMembers "members" "write" Some(Scope::Admin), whole [Owner Admin];
     /// See where webhooks go and what was delivered.
-    ReadWebhooks "webhooks" "read" Some(Scope::Admin), [Owner Admin Developer];
+    ReadWebhooks "webhooks" "read" Some(Scope::Admin), whole [Owner Admin Developer];
     /// Add, change, remove endpoints; deliver again.
-    ManageWebhooks "webhooks" "write" Some(Scope::Admin), [Owner Admin];
+    ManageWebhooks "webhooks" "write" Some(Scope::Admin), whole [Owner Admin];
     /// See plan, credit, statements.
-    ReadBilling "billing" "read" Some(Scope::Admin), [Owner Admin Billing];
+    ReadBilling "billing" "read" Some(Scope::Admin), whole [Owner Admin Billing];
     /// Subscribe, change what is paid. Not by keys: an admin could make one.
-    ManageBilling "billing" "write" None, [Owner Billing];
+    ManageBilling "billing" "write" None, whole [Owner Billing];
     /// Read, export, check the audit log.
-    ReadAudit "audit" "read" Some(Scope::Admin), [Owner Admin];
+    ReadAudit "audit" "read" Some(Scope::Admin), whole [Owner Admin];
 }
 
 #[cfg(test)]

@@ -35,6 +35,13 @@ pub(crate) struct LogoutArgs {
     pub(crate) url: Option<String>,
 }
 
+/// Show who this terminal acts as
+#[derive(Debug, Args)]
+pub(crate) struct WhoamiArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
 /// What whoever runs the server does on its machine
 #[derive(Debug, Args)]
 pub(crate) struct AdminArgs {

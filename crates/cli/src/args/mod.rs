@@ -14,6 +14,7 @@ pub(crate) use account::{
     AdminArgs, AdminCommand, AuditArgs, AuditCommand, BillingArgs, BillingCommand, BudgetArgs, BudgetCommand,
     KeysArgs, KeysCommand, LoginArgs, LogoutArgs, MembersArgs, MembersCommand, ProviderKeysArgs,
     ProviderKeysCommand, ServerArgs, TokenArgs, TokenCommand, UsageArgs, WebhooksArgs, WebhooksCommand,
+    WhoamiArgs,
 };
 pub(crate) use chat::{Approve, ChatArgs};
 pub(crate) use completions::CompletionsArgs;
@@ -73,6 +74,7 @@ pub(crate) enum Command {
     Admin(AdminArgs),
     Login(LoginArgs),
     Logout(LogoutArgs),
+    Whoami(WhoamiArgs),
     Members(MembersArgs),
     Keys(KeysArgs),
     Budget(BudgetArgs),

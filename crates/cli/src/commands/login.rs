@@ -1,4 +1,4 @@
-//! `karta login` and `karta logout`.
+//! `karta login`, `karta logout`, `karta whoami`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -63,5 +63,25 @@ pub(super) async fn logout(url: Option<String>, printer: &Printer) -> anyhow::Re
         format!("{url} was not told; the token is forgotten here, and ends there by itself")
     })?;
     printer.note(&format!("Signed out of {url}"));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn whoami(client: &Client, as_json: bool, printer: &Printer) -> anyhow::Result<ExitCode> {
+    let me = client.whoami().await?;
+    let may = me.role.clone().unwrap_or_else(|| me.scopes.join(","));
+    if as_json {
+        printer.json(&json!({
+            "url": client.base_url(), "principal": { "kind": me.principal.kind, "id": me.principal.id },
+            "org": { "id": me.org.id, "slug": me.org.slug }, "role": me.role, "scopes": me.scopes,
+        }))?;
+    } else {
+        printer.data(&format!(
+            "{} {} ({may}) of {} at {}",
+            me.principal.kind,
+            me.principal.id,
+            me.org.slug,
+            client.base_url()
+        ))?;
+    }
     Ok(ExitCode::SUCCESS)
 }

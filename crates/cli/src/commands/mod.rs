@@ -48,6 +48,10 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> anyhow::Result<ExitCode>
             login::login(args.url, &data, cli.global.json, printer).await
         }
         Command::Logout(args) => login::logout(args.url, printer).await,
+        Command::Whoami(args) => {
+            let client = client(cli.global.data, args.server)?;
+            login::whoami(&client, cli.global.json, printer).await
+        }
         Command::Members(args) => {
             let client = client(cli.global.data, args.server)?;
             members::run(&client, args.command, cli.global.json, printer).await

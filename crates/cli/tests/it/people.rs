@@ -45,6 +45,8 @@ async fn an_owner_is_made_signs_a_terminal_in_and_invites() {
     let kept = home.path().join(".config/karta/credentials.json");
     assert_eq!(kept.metadata().unwrap().permissions().mode() & 0o777, 0o600);
 
+    let me = server.run(&["whoami"]).await;
+    assert!(me.out.starts_with("user usr_") && me.out.contains("(owner) of default"), "{me:?}");
     let members = server.run(&["members", "list"]).await;
     assert!(members.out.contains("root@example.com") && members.out.contains("owner"), "{members:?}");
     // The own key of the machine could not make an owner; the person can.

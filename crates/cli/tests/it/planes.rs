@@ -149,6 +149,11 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
     control.call("DELETE", &format!("/v1/keys/{}", key["id"].as_str().unwrap()), &json!({})).await;
     until(&data, "GET", "/v1/sessions", |status, _| status == 401).await;
     data.key.clone_from(&control.key);
+    // What can't be read stops nothing that comes after it.
+    let mut as_data = PgConnection::connect(&planes.as_data).await.unwrap();
+    let nonsense =
+        "INSERT INTO handover (id, org, kind, body, at) VALUES ('audit:x', 'org', 'audit', '{', 0)";
+    as_data.execute(nonsense).await.unwrap();
     assert_eq!(data.call("DELETE", &format!("/v1/sessions/{first}"), &json!({})).await.0, 204);
     let erased = |_: u16, log: &Value| log.to_string().contains("session.erase");
     until(&control, "GET", "/v1/audit?action=session.erase", erased).await;
@@ -194,4 +199,46 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
     std::fs::write(&there, "kt_service_new\n").unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(data.call("POST", "/v1/projects/app/messages", &message).await.0, 200);
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL: ./test starts one"]
+async fn the_audit_log_is_kept_on_postgresql_too() {
+    let server = std::env::var("KARTA_TEST_POSTGRES").expect("`scripts/with-postgres` says where it is");
+    let home = tempfile::tempdir().unwrap();
+    let planes = Planes::new(home.path(), &server);
+    let settings = format!("database = \"{}\"\n", planes.database);
+    let server = Served::start(home.path(), &settings).await;
+    for name in ["one", "two", "three"] {
+        let (status, _) = server.call("POST", "/v1/keys", &json!({"name": name, "scopes": ["read"]})).await;
+        assert_eq!(status, 201);
+    }
+    let verify = async || server.call("GET", "/v1/audit/verify", &json!({})).await.1;
+    assert_eq!(verify().await["intact"], true);
+    let mut database = PgConnection::connect(&planes.database).await.unwrap();
+    // As it is, the database refuses, its owner too.
+    for statement in [
+        "UPDATE audit SET actor = 'x'",
+        "DELETE FROM audit",
+        "TRUNCATE audit",
+        "UPDATE audit_seal SET at = 0",
+        "TRUNCATE audit_seal",
+    ] {
+        let refused = database.execute(statement).await;
+        // A statement that touches no row starts no trigger for rows.
+        let none = refused.as_ref().is_ok_and(|done| done.rows_affected() == 0)
+            && statement.starts_with("UPDATE audit_seal");
+        assert!(refused.is_err() || none, "{statement}");
+    }
+    // Whoever takes the triggers away is found out by the chain.
+    for (attack, row) in
+        [("UPDATE audit SET actor = 'key:somebody' WHERE seq = 2", 2), ("DELETE FROM audit WHERE seq = 3", 3)]
+    {
+        let attack =
+            format!("ALTER TABLE audit DISABLE TRIGGER ALL; {attack}; ALTER TABLE audit ENABLE TRIGGER ALL");
+        sqlx::raw_sql(AssertSqlSafe(attack)).execute(&mut database).await.unwrap();
+        let verdict = verify().await;
+        let faults = verdict["faults"].as_array().unwrap();
+        assert!(verdict["intact"] == false && faults.iter().any(|fault| fault["seq"] == row), "{verdict}");
+    }
 }

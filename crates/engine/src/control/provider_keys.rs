@@ -2,7 +2,7 @@
 
 use karta_store::ProviderKeyRow;
 use karta_types::provider_key::{KeyProvider, ProviderKey};
-use karta_types::{ErrorCode, OrgId, ProviderKeyId, Secret};
+use karta_types::{OrgId, ProviderKeyId, Secret};
 
 use crate::control::audit::digest;
 use crate::control::encryption::{self, Sealed};
@@ -35,7 +35,6 @@ impl Engine {
         text: &Secret,
         region: Option<&str>,
     ) -> Result<ProviderKey> {
-        whole_org(who)?;
         let cloud = matches!(provider, KeyProvider::Bedrock | KeyProvider::Vertex);
         if region.is_some() && !cloud {
             return Err(Error::invalid("/region", format!("{provider} has no regions")));
@@ -88,7 +87,6 @@ impl Engine {
     /// # Errors
     /// The store can't read.
     pub async fn provider_keys(&self, who: &Principal) -> Result<Vec<ProviderKey>> {
-        whole_org(who)?;
         Ok(self.store().provider_key_list(who.org).await?.iter().map(show).collect())
     }
 
@@ -97,7 +95,6 @@ impl Engine {
     /// # Errors
     /// `not_found`.
     pub async fn erase_provider_key(&self, who: &Principal, provider: KeyProvider) -> Result<()> {
-        whole_org(who)?;
         let Some(row) = self.store().provider_key_get(who.org, provider).await? else {
             return Err(Error::not_found("provider key"));
         };
@@ -129,16 +126,6 @@ impl Engine {
             }
         }
     }
-}
-
-fn whole_org(who: &Principal) -> Result<()> {
-    if who.project.is_some() {
-        return Err(Error::told(
-            ErrorCode::Forbidden,
-            "your key is for one project; provider keys are the whole organisation's",
-        ));
-    }
-    Ok(())
 }
 
 fn show(row: &ProviderKeyRow) -> ProviderKey {

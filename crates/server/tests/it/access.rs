@@ -203,6 +203,18 @@ async fn every_route_asks_who_and_foreign_is_not_found() {
             assert_eq!((status, &problem["error"]), (404, &json!("not_found")), "{method} {path}: {problem}");
         }
     }
+    // A key for one project, whatever its scopes: nothing of the whole organisation.
+    let wanted = json!({"name": "one project", "scopes": ["read", "write", "admin"], "project": "app"});
+    let (_, made) = app.post("/v1/keys", wanted).await;
+    let of_project = made["key"].as_str().unwrap();
+    for (method, path, needs) in all() {
+        let (whole, filled) = (Permission::find(needs).unwrap().whole, path.replace("{member}", &member));
+        if whole {
+            let filled = filled.replace("{provider}", "openai").replace("{endpoint}", endpoint);
+            let (status, problem) = app.as_key(method.clone(), &filled, of_project, body(&path)).await;
+            assert_eq!((status, &problem["error"]), (403, &json!("forbidden")), "{method} {path}: {problem}");
+        }
+    }
     let client_of_two =
         client.get(format!("{}/v1/sessions", app.url)).bearer_auth(&foreign).send().await.unwrap();
     assert!(answer(client_of_two).await.1["data"].as_array().unwrap().is_empty());

@@ -6,7 +6,7 @@ pub mod stripe;
 use karta_store::{AuditEntry, CreditRow, Keyring, Store, SubscriptionRow};
 use karta_types::billing::{Billing, Credit, Subscription, SubscriptionStatus};
 use karta_types::budget::{Level, Period, Unit};
-use karta_types::{AuditId, Clock as _, CreditId, ErrorCode, Micros, OrgId, Timestamp};
+use karta_types::{AuditId, Clock as _, CreditId, Micros, OrgId, Timestamp};
 
 use crate::control::audit::digest;
 use crate::settings::Settings;
@@ -107,7 +107,6 @@ impl Engine {
     /// # Errors
     /// The store can't read.
     pub async fn billing(&self, who: &Principal) -> Result<Billing> {
-        whole_org(who)?;
         let subscription = self.store().subscription_get(who.org).await?.map(|row| Subscription {
             plan: row.plan,
             status: row.status,
@@ -130,7 +129,6 @@ impl Engine {
     /// # Errors
     /// The store can't read.
     pub async fn credits(&self, who: &Principal) -> Result<Vec<Credit>> {
-        whole_org(who)?;
         Ok(self.store().credit_list(who.org).await?.into_iter().map(show).collect())
     }
 
@@ -147,16 +145,6 @@ impl Engine {
         }
         Ok(())
     }
-}
-
-fn whole_org(who: &Principal) -> Result<()> {
-    if who.project.is_some() {
-        return Err(Error::told(
-            ErrorCode::Forbidden,
-            "your key is for one project; what is paid is the whole organisation's",
-        ));
-    }
-    Ok(())
 }
 
 fn show(row: CreditRow) -> Credit {
