@@ -242,3 +242,73 @@ async fn the_audit_log_is_kept_on_postgresql_too() {
         assert!(verdict["intact"] == false && faults.iter().any(|fault| fault["seq"] == row), "{verdict}");
     }
 }
+
+/// Reads an event stream on until it holds this.
+async fn read_until(stream: &mut reqwest::Response, seen: &mut String, wanted: &str) {
+    let read = async {
+        while !seen.contains(wanted) {
+            let chunk = stream.chunk().await.unwrap();
+            let chunk = chunk.unwrap_or_else(|| panic!("the stream ended before `{wanted}`: {seen}"));
+            seen.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    };
+    let done = tokio::time::timeout(PATIENCE, read).await;
+    assert!(done.is_ok(), "`{wanted}` does not come");
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL and the real harnesses: ./test has them"]
+async fn a_call_that_was_granted_finishes_and_the_next_waits_for_the_control_plane() {
+    let server = std::env::var("KARTA_TEST_POSTGRES").expect("`scripts/with-postgres` says where it is");
+    let harnesses = std::env::var_os("KARTA_TEST_HARNESSES").expect("`./test` says where they are");
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let model = karta_model::Server::start(karta_model::Options::default()).await.unwrap();
+    let mut planes = Planes::new(home, &server);
+    let provider =
+        format!("[providers.anthropic]\nkey = \"sk-planes\"\nbase_url = \"{}\"\n", model.base_url());
+    planes.data_settings.push_str(&provider);
+    let mut control = planes.control(home).await;
+    planes.grant().await;
+    std::fs::copy(home.join("control/service-tokens"), home.join("data-tokens")).unwrap();
+    std::fs::create_dir_all(home.join("data")).unwrap();
+    std::os::unix::fs::symlink(harnesses, home.join("data/harnesses")).unwrap();
+    let folder = home.join("claude");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("CLAUDE.md"), "# An app\n").unwrap();
+    let args = ["serve", folder.to_str().unwrap()];
+    let mut data = Served::start_as(home, "data", &planes.data_settings, &args).await;
+    data.key.clone_from(&control.key);
+    let (_, me) = control.call("GET", "/v1/whoami", &json!({})).await;
+    let cap = format!("/v1/budgets/org/{}", me["org"]["id"].as_str().unwrap());
+    assert_eq!(control.call("PUT", &cap, &json!({"cost_micros": 100_000_000})).await.0, 200);
+
+    // Two calls of the model: the first speaks slowly, and while it does the control plane goes.
+    let script = r#"go SCRIPT: [{"text": "one two three four five six seven eight", "chunk_delay_ms": 300, "tool": "Read",
+        "input": {"file_path": "CLAUDE.md"}, "usage": {"input_tokens": 1000, "output_tokens": 100}},
+        {"text": "the end of it", "usage": {"input_tokens": 2000, "output_tokens": 200}}]"#;
+    let call = data.http.post(format!("{}/v1/projects/claude/messages", data.url)).bearer_auth(&data.key);
+    let mut stream = call.json(&json!({"text": script, "stream": true})).send().await.unwrap();
+    let mut seen = String::new();
+    read_until(&mut stream, &mut seen, "event: text").await;
+    control.kill().await;
+    // The call that was granted goes on to its end; the next is not let out.
+    read_until(&mut stream, &mut seen, "event: tool_result").await;
+    assert!(!seen.contains("event: done"), "{seen}");
+    let control = planes.control(home).await;
+    read_until(&mut stream, &mut seen, "event: done").await;
+    assert!(seen.contains("\"status\":\"completed\"") && seen.contains("the end of it"), "{seen}");
+
+    // Everything is counted, once, and nothing is set aside any more.
+    let settled = |_: u16, budgets: &Value| {
+        let budget = &budgets["data"][0];
+        budget["reserved"]["cost_micros"] == 0 && budget["settled"]["cost_micros"].as_i64() > Some(0)
+    };
+    let budgets = until(&control, "GET", "/v1/budgets", settled).await;
+    let (_, usage) = control.call("GET", "/v1/usage", &json!({})).await;
+    let usage = &usage["data"][0];
+    assert_eq!(usage["cost_micros"], budgets["data"][0]["settled"]["cost_micros"]);
+    assert!(usage["output_tokens"].as_u64() >= Some(300), "both calls: {usage}");
+    assert_eq!(usage["turns"], 1);
+    model.shutdown().await;
+}
