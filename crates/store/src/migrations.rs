@@ -158,3 +158,94 @@ fn digest(migration: &Migration) -> [u8; 32] {
     bytes.copy_from_slice(digest.as_ref());
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::Durability;
+    use crate::sql::Place;
+
+    /// A database of its own, on the server that the tests are given or in a file.
+    fn place(folder: &std::path::Path, name: &str) -> Place {
+        let url = match std::env::var("KARTA_TEST_POSTGRES") {
+            Ok(server) => {
+                let folder = folder.file_name().unwrap().as_encoded_bytes().iter();
+                let folder = folder.fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+                format!("{server}/migrate_{folder}_{name}")
+            }
+            Err(_) => format!("sqlite:{}", folder.join(name).display()),
+        };
+        Place::parse(&url, Durability::Process, false).unwrap()
+    }
+
+    const TABLE: &str =
+        "CREATE TABLE migration (version BIGINT PRIMARY KEY, name TEXT NOT NULL, digest BYTEA NOT NULL)";
+
+    /// Something in the tables that every version has.
+    const ROWS: &str = "INSERT INTO org (id, slug, name, created_at) VALUES ('org_1', 'one', 'One', 1); \
+        INSERT INTO api_key (id, org, name, prefix, last4, digest, scopes, created_at) \
+        VALUES ('key_1', 'org_1', 'k', 'kt_live_abcd', 'wxyz', 'd', 'read', 1); \
+        INSERT INTO project (id, org, slug, name, created_at) VALUES ('proj_1', 'org_1', 'app', 'App', 1)";
+
+    async fn reached(db: &mut Connection) -> (i64, i64) {
+        let row = query("SELECT MAX(version), COUNT(*) FROM migration").fetch_one(&mut *db).await.unwrap();
+        let mut row = Reader::new(&row);
+        (row.int("version").unwrap(), row.int("count").unwrap())
+    }
+
+    #[tokio::test]
+    async fn every_earlier_state_comes_up_with_what_it_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let last = ALL.last().unwrap().version;
+        for version in 0..=ALL.len() {
+            let mut db = place(folder.path(), &format!("from{version}")).connect().await.unwrap();
+            db.batch(TABLE).await.unwrap();
+            for migration in &ALL[..version] {
+                apply(&mut db, migration).await.unwrap();
+            }
+            if version > 0 {
+                db.batch(ROWS).await.unwrap();
+            }
+            run(&mut db).await.unwrap();
+            // The second time there is nothing to do.
+            run(&mut db).await.unwrap();
+            assert_eq!(reached(&mut db).await, (last, last), "from {version}");
+            check(&mut db).await.unwrap();
+            let kept = query("SELECT COUNT(*) FROM api_key k JOIN project p ON p.org = k.org");
+            let kept = kept.fetch_one(&mut db).await.unwrap();
+            assert_eq!(Reader::new(&kept).int("kept").unwrap(), i64::from(version > 0), "from {version}");
+            db.close().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_of_the_first_weeks_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut db = place(folder.path(), "first").connect().await.unwrap();
+        db.batch("CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY)").await.unwrap();
+        db.batch(ALL[0].sql).await.unwrap();
+        db.batch(ROWS).await.unwrap();
+        run(&mut db).await.unwrap();
+        let last = ALL.last().unwrap().version;
+        assert_eq!(reached(&mut db).await, (last, last));
+        db.close().await;
+    }
+
+    #[tokio::test]
+    async fn what_fits_no_version_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut db = place(folder.path(), "odd").connect().await.unwrap();
+        run(&mut db).await.unwrap();
+        let last = ALL.last().unwrap().version;
+        db.batch("INSERT INTO migration (version, name, digest) VALUES (9999, 'later', 'x')").await.unwrap();
+        assert!(matches!(run(&mut db).await, Err(Error::Newer { found: 9999, .. })));
+        assert!(matches!(check(&mut db).await, Err(Error::Newer { found: 9999, .. })));
+        db.batch("DELETE FROM migration WHERE version = 9999").await.unwrap();
+        query("DELETE FROM migration WHERE version = $1").bind(last).execute(&mut db).await.unwrap();
+        assert!(matches!(check(&mut db).await, Err(Error::Older { .. })));
+        let edit = query("UPDATE migration SET digest = $1 WHERE version = 1").bind(vec![0u8; 32]);
+        edit.execute(&mut db).await.unwrap();
+        assert!(matches!(run(&mut db).await, Err(Error::Edited { version: 1, .. })));
+        db.close().await;
+    }
+}
