@@ -353,7 +353,8 @@ pub(crate) enum WebhooksCommand {
     /// Make an endpoint and print its signing secret, once
     Create {
         /// Its address: a public one, by https
-        url: String,
+        #[arg(value_name = "URL")]
+        address: String,
         /// What it is told, like `turn.completed`; give it again for more [default: everything]
         #[arg(long = "event", value_name = "KIND")]
         events: Vec<Happened>,

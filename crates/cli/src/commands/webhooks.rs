@@ -18,8 +18,8 @@ pub(super) async fn run(
 ) -> anyhow::Result<ExitCode> {
     match command {
         WebhooksCommand::List => show(&client.webhooks().await?.data, json, printer)?,
-        WebhooksCommand::Create { url, events } => {
-            let made = client.create_webhook(&url, &events).await?;
+        WebhooksCommand::Create { address, events } => {
+            let made = client.create_webhook(&address, &events).await?;
             secret(
                 json,
                 printer,

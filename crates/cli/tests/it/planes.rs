@@ -312,3 +312,24 @@ async fn a_call_that_was_granted_finishes_and_the_next_waits_for_the_control_pla
     assert_eq!(usage["turns"], 1);
     model.shutdown().await;
 }
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL: ./test starts one"]
+async fn two_servers_on_one_database_know_what_the_other_did() {
+    let server = std::env::var("KARTA_TEST_POSTGRES").expect("`scripts/with-postgres` says where it is");
+    let home = tempfile::tempdir().unwrap();
+    let planes = Planes::new(home.path(), &server);
+    let settings = format!("database = \"{}\"\n", planes.database);
+    let one = Served::start_as(home.path(), "one", &settings, &["serve"]).await;
+    // The same installation: the same keys.
+    std::fs::create_dir_all(home.path().join("two")).unwrap();
+    let (from, to) = (home.path().join("one/keys"), home.path().join("two/keys"));
+    let copied = tokio::process::Command::new("cp").arg("-r").arg(from).arg(to).status().await.unwrap();
+    assert!(copied.success());
+    let mut two = Served::start_as(home.path(), "two", &settings, &["serve"]).await;
+    let (_, made) = one.call("POST", "/v1/keys", &json!({"name": "short", "scopes": ["read"]})).await;
+    two.key = made["key"].as_str().unwrap().to_owned();
+    assert_eq!(two.call("GET", "/v1/sessions", &json!({})).await.0, 200, "made there, known here");
+    one.call("DELETE", &format!("/v1/keys/{}", made["id"].as_str().unwrap()), &json!({})).await;
+    until(&two, "GET", "/v1/sessions", |status, _| status == 401).await;
+}
