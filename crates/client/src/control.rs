@@ -3,18 +3,13 @@
 use bytes::Bytes;
 use futures_util::Stream;
 use karta_types::audit::{Entry, Verdict};
-use karta_types::billing::{Billing, Credit};
 use karta_types::budget::{Budget, Caps, Level, Period};
 use karta_types::key::{ApiKey, NewApiKey};
 use karta_types::page::Page;
-use karta_types::person::{DeviceGrant, Invitation, Member, NewAccess, NewInvitation};
 use karta_types::provider_key::{KeyProvider, ProviderKey};
 use karta_types::scope::Scope;
 use karta_types::session_token::NewSessionToken;
-use karta_types::webhook::{Delivery, DeliveryState, Endpoint, Happened, NewEndpoint};
-use karta_types::{
-    DeliveryId, EndpointId, InvitationId, KeyId, Role, Secret, SessionId, SessionTokenId, Timestamp, UserId,
-};
+use karta_types::{KeyId, Secret, SessionId, SessionTokenId, Timestamp};
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::json;
@@ -95,88 +90,6 @@ impl Client {
     pub async fn revoke_key(&self, id: KeyId) -> Result<(), Error> {
         let url = self.url(&["keys", &id.to_string()]);
         self.send("revoking a key", self.request(Method::DELETE, url)).await.map(drop)
-    }
-
-    /// The organisation's people, by id.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn members(&self, cursor: Option<&str>) -> Result<Page<Member>, Error> {
-        let mut url = self.url(&["members"]);
-        append(&mut url, &[("cursor", cursor.map(str::to_owned))]);
-        self.json("listing members", self.request(Method::GET, url)).await
-    }
-
-    /// Gives somebody another role.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn change_member(&self, id: UserId, role: Role) -> Result<Member, Error> {
-        let url = self.url(&["members", &id.to_string()]);
-        self.json("changing a role", self.request(Method::PATCH, url).json(&json!({ "role": role }))).await
-    }
-
-    /// Removes somebody from the organisation.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn remove_member(&self, id: UserId) -> Result<(), Error> {
-        let url = self.url(&["members", &id.to_string()]);
-        self.send("removing a member", self.request(Method::DELETE, url)).await.map(drop)
-    }
-
-    /// Invitations that were not yet taken up.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn invitations(&self) -> Result<Page<Invitation>, Error> {
-        self.json("listing invitations", self.request(Method::GET, self.url(&["invitations"]))).await
-    }
-
-    /// Invites somebody.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn invite(&self, email: &str, role: Role) -> Result<NewInvitation, Error> {
-        let body = json!({ "email": email, "role": role });
-        self.json("inviting somebody", self.request(Method::POST, self.url(&["invitations"])).json(&body))
-            .await
-    }
-
-    /// Takes an invitation back.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn revoke_invitation(&self, id: InvitationId) -> Result<(), Error> {
-        let url = self.url(&["invitations", &id.to_string()]);
-        self.send("taking an invitation back", self.request(Method::DELETE, url)).await.map(drop)
-    }
-
-    /// Ends the personal access token that this client has.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn sign_out(&self) -> Result<(), Error> {
-        let url = self.url(&["whoami", "sign-out"]);
-        self.send("signing out", self.request(Method::POST, url)).await.map(drop)
-    }
-
-    /// Begins to sign in: a person decides at the address in the answer.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn begin_device(&self) -> Result<DeviceGrant, Error> {
-        let request = self.request(Method::POST, self.page(&["login", "device"]));
-        self.json("beginning to sign in", request).await
-    }
-
-    /// Asks whether the person has decided. While nobody has, the problem's `reason` is `authorization_pending` or `slow_down`.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn take_device(&self, device_code: &str) -> Result<NewAccess, Error> {
-        let request = self.request(Method::POST, self.page(&["login", "device", "token"]));
-        self.json("signing in", request.json(&json!({ "device_code": device_code }))).await
     }
 
     /// The organisation's budgets.
@@ -303,128 +216,5 @@ impl Client {
         Ok(futures_util::StreamExt::map(answer.bytes_stream(), move |part| {
             part.map_err(|why| Error::transport(doing, why))
         }))
-    }
-
-    /// The organisation's webhook endpoints.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn webhooks(&self) -> Result<Page<Endpoint>, Error> {
-        self.json("listing webhooks", self.request(Method::GET, self.url(&["webhook-endpoints"]))).await
-    }
-
-    /// Makes a webhook endpoint; no kinds is all of them.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn create_webhook(&self, url: &str, events: &[Happened]) -> Result<NewEndpoint, Error> {
-        let body = json!({ "url": url, "events": events });
-        let request = self.request(Method::POST, self.url(&["webhook-endpoints"]));
-        self.json("making a webhook", request.json(&body)).await
-    }
-
-    /// Takes a webhook endpoint up or out of use.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn enable_webhook(&self, id: EndpointId, enabled: bool) -> Result<Endpoint, Error> {
-        let url = self.url(&["webhook-endpoints", &id.to_string()]);
-        let request = self.request(Method::PATCH, url).json(&json!({ "enabled": enabled }));
-        self.json("changing a webhook", request).await
-    }
-
-    /// Removes a webhook endpoint.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn remove_webhook(&self, id: EndpointId) -> Result<(), Error> {
-        let url = self.url(&["webhook-endpoints", &id.to_string()]);
-        self.send("removing a webhook", self.request(Method::DELETE, url)).await.map(drop)
-    }
-
-    /// Makes a new signing secret; for the overlap, in seconds, both sign.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn rotate_webhook(&self, id: EndpointId, overlap: u64) -> Result<NewEndpoint, Error> {
-        let url = self.url(&["webhook-endpoints", &id.to_string(), "rotate-secret"]);
-        let body = json!({ "overlap_seconds": overlap });
-        self.json("replacing a signing secret", self.request(Method::POST, url).json(&body)).await
-    }
-
-    /// An endpoint's newest deliveries.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn deliveries(
-        &self,
-        id: EndpointId,
-        state: Option<DeliveryState>,
-        limit: u32,
-    ) -> Result<Page<Delivery>, Error> {
-        let mut url = self.url(&["webhook-endpoints", &id.to_string(), "deliveries"]);
-        let state = state.map(|state| state.as_str().to_owned());
-        append(&mut url, &[("state", state), ("limit", Some(limit.to_string()))]);
-        self.json("listing deliveries", self.request(Method::GET, url)).await
-    }
-
-    /// Delivers one again.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn redeliver(&self, id: EndpointId, delivery: DeliveryId) -> Result<Delivery, Error> {
-        let parts = [id.to_string(), delivery.to_string()];
-        let url = self.url(&["webhook-endpoints", &parts[0], "deliveries", &parts[1], "redeliver"]);
-        self.json("delivering again", self.request(Method::POST, url)).await
-    }
-
-    /// Delivers again everything that was given up and happened since. Answers how much.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn redeliver_since(&self, id: EndpointId, since: Timestamp) -> Result<u64, Error> {
-        let url = self.url(&["webhook-endpoints", &id.to_string(), "redeliver"]);
-        let request = self.request(Method::POST, url).json(&json!({ "since": since }));
-        let answer: serde_json::Value = self.json("delivering again", request).await?;
-        Ok(answer.get("count").and_then(serde_json::Value::as_u64).unwrap_or_default())
-    }
-
-    /// Subscription, plans and credit.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn billing(&self) -> Result<Billing, Error> {
-        self.json("reading what is paid", self.request(Method::GET, self.url(&["billing"]))).await
-    }
-
-    /// Credit that was granted.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn credits(&self) -> Result<Page<Credit>, Error> {
-        self.json("listing credit", self.request(Method::GET, self.url(&["billing", "credit"]))).await
-    }
-
-    /// Begins to subscribe: answers where a person pays.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn checkout(&self, plan: &str) -> Result<String, Error> {
-        let request = self.request(Method::POST, self.url(&["billing", "checkout"]));
-        let answer: serde_json::Value =
-            self.json("subscribing", request.json(&json!({ "plan": plan }))).await?;
-        Ok(answer.get("url").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned())
-    }
-
-    /// A month's statement, in a form: `json`, `csv` or `html`.
-    ///
-    /// # Errors
-    /// The server's refusal, or the way to it.
-    pub async fn statement(&self, month: &str, form: &str) -> Result<String, Error> {
-        let mut url = self.url(&["billing", "statements", month]);
-        append(&mut url, &[("format", Some(form.to_owned()))]);
-        let doing = "reading a statement";
-        let answer = self.send(doing, self.request(Method::GET, url)).await?;
-        answer.text().await.map_err(|why| Error::transport(doing, why))
     }
 }

@@ -20,17 +20,20 @@
 //! server, and it bounds everything it reads.
 
 mod account;
+mod billing;
 mod client;
 mod control;
 mod error;
 mod events;
 mod inputs;
+mod members;
 mod messages;
 mod projects;
 mod retry;
 mod sessions;
 pub mod sse;
 mod turns;
+mod webhooks;
 
 pub use account::{OrgRef, Principal, UsageQuery, UsageRow, Whoami};
 pub use client::Client;

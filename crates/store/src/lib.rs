@@ -8,6 +8,7 @@
 
 mod audit;
 mod billing;
+mod credit;
 pub mod db;
 mod error;
 mod handover;
@@ -32,7 +33,8 @@ mod usage;
 mod webhooks;
 
 pub use audit::{AuditEntry, AuditFilter, AuditRow, AuditSeal, Hash};
-pub use billing::{CreditRow, SubscriptionRow};
+pub use billing::SubscriptionRow;
+pub use credit::CreditRow;
 pub use db::{Durability, Options, Store};
 pub use error::Error;
 pub use handover::grants;

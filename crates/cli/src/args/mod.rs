@@ -1,25 +1,31 @@
 //! What can be said on the command line: clap types and nothing else. Commands take what [`crate::settings`] makes of them.
 
 mod account;
+mod admin;
+mod billing;
 mod chat;
 mod completions;
 mod harness;
+mod people;
 mod server;
+mod webhooks;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use account::{
-    AdminArgs, AdminCommand, AuditArgs, AuditCommand, BillingArgs, BillingCommand, BudgetArgs, BudgetCommand,
-    KeysArgs, KeysCommand, LoginArgs, LogoutArgs, MembersArgs, MembersCommand, ProviderKeysArgs,
-    ProviderKeysCommand, ServerArgs, TokenArgs, TokenCommand, UsageArgs, WebhooksArgs, WebhooksCommand,
-    WhoamiArgs,
+    AuditArgs, AuditCommand, BudgetArgs, BudgetCommand, KeysArgs, KeysCommand, ProviderKeysArgs,
+    ProviderKeysCommand, ServerArgs, TokenArgs, TokenCommand, UsageArgs,
 };
+pub(crate) use admin::{AdminArgs, AdminCommand};
+pub(crate) use billing::{BillingArgs, BillingCommand};
 pub(crate) use chat::{Approve, ChatArgs};
 pub(crate) use completions::CompletionsArgs;
 pub(crate) use harness::{HarnessArgs, HarnessCommand, Wanted};
+pub(crate) use people::{LoginArgs, LogoutArgs, MembersArgs, MembersCommand, WhoamiArgs};
 pub(crate) use server::{DemoArgs, DevArgs, DoctorArgs, PlayArgs, ServeArgs};
+pub(crate) use webhooks::{WebhooksArgs, WebhooksCommand};
 
 /// Serves a folder that configures a coding agent as a streaming HTTP service
 #[derive(Debug, Parser)]

@@ -50,7 +50,7 @@ pub(super) async fn count(db: &mut Connection, used: &UsageRow) -> Result<()> {
             let (input, output) = (counted.count("settled_input")?, counted.count("settled_output")?);
             let after = Amount::new(input, output, Micros::new(counted.int("settled_cost")?));
             if row.level == Level::Credit {
-                crate::billing::draw(db, used.org, used.cost).await?;
+                crate::credit::draw(db, used.org, used.cost).await?;
             }
             tell_thresholds(db, &row, used, after).await?;
         }
