@@ -86,3 +86,29 @@ async fn every_command_of_the_control_plane_answers_people_and_machines() {
     assert_eq!(both(&server, &["audit", "verify"]).await.1["intact"], true);
     assert!(server.run(&["audit", "export"]).await.out.lines().count() > 5);
 }
+
+#[tokio::test]
+async fn what_was_not_told_before_a_kill_is_told_after_it() {
+    let home = tempfile::tempdir().unwrap();
+    let mut server = Served::start(home.path(), "[webhooks]\nloopback = true\n").await;
+    // Nobody listens there yet.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let url = format!("http://{address}/in");
+    json(&server, &["webhooks", "create", &url, "--event", "key.created"]).await;
+    json(&server, &["keys", "create", "told later", "--scopes", "read"]).await;
+    server.kill().await;
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let (told, mut heard) = tokio::sync::mpsc::channel(8);
+    let take = axum::routing::post(async move |body: String| {
+        told.send(body).await.unwrap();
+    });
+    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().route("/in", take)).await });
+    let _server = Served::start(home.path(), "[webhooks]\nloopback = true\n").await;
+    // A delivery that was under way at the kill is another's after a minute.
+    let patience = crate::served::PATIENCE * 2;
+    let body = tokio::time::timeout(patience, heard.recv()).await.unwrap().unwrap();
+    assert!(body.contains("key.created"), "{body}");
+}
