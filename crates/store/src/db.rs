@@ -142,8 +142,10 @@ impl Store {
 
     /// Writes what is waiting and closes the database.
     pub async fn close(&self) {
+        // Nobody listens any more when the writer ended by itself.
         let _ = self.0.stop.send(true);
         if let Some(ended) = self.0.writer.lock().await.take() {
+            // The writer says when it is over; should it be gone without a word, it is over too.
             let _ = ended.await;
         }
         self.0.readers.close().await;

@@ -136,6 +136,29 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
         assert!(can_not.iter().any(|known| known == table), "{table}");
     }
 
+    // Without a service token nobody asks the control plane anything, and garbage with one is no answer either.
+    let door = planes.data_settings.split_once("url = \"").unwrap().1.split('"').next().unwrap().to_owned();
+    let token = std::fs::read_to_string(home.join("data-tokens")).unwrap().trim().to_owned();
+    for question in
+        ["authenticate", "admit", "reserve", "settle", "credential", "used", "org", "origins", "renew"]
+    {
+        let ask = || data.http.post(format!("{door}/authority/v1/{question}"));
+        for shown in [None, Some(""), Some("kt_service_guess"), Some(data.key.as_str())] {
+            let asked = match shown {
+                Some(shown) => ask().bearer_auth(shown),
+                None => ask(),
+            };
+            assert_eq!(asked.json(&json!({})).send().await.unwrap().status(), 403, "{question} {shown:?}");
+        }
+        for garbage in ["", "{", "[]", "{\"want\": 1}", "\u{0}"] {
+            let asked = ask().bearer_auth(&token).header("content-type", "application/json").body(garbage);
+            let status = asked.send().await.unwrap().status();
+            // A question without content is what it is, also when it comes as an empty list.
+            let empty = question == "origins" && matches!(garbage, "[]" | "{\"want\": 1}");
+            assert!(status.is_client_error() || empty, "{question} {garbage:?}: {status}");
+        }
+    }
+
     // A turn here is counted there, and what happens here is in the log there.
     let message = json!({"text": "hello"});
     let (status, answer) = data.call("POST", "/v1/projects/app/messages", &message).await;

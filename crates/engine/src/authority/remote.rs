@@ -9,11 +9,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
-use karta_store::{AuditEntry, Spender, Store, UsageRow, Want};
+use karta_store::{Spender, Store, UsageRow, Want};
 use karta_types::provider_key::KeyProvider;
-use karta_types::{
-    AuditId, Clock, ErrorCode, Micros, ModelCallId, OrgId, Problem, Rng, Secret, TurnId, Usage,
-};
+use karta_types::{Clock, ErrorCode, Micros, ModelCallId, OrgId, Problem, Rng, Secret, TurnId, Usage};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -23,7 +21,8 @@ use super::wire::{
     Admit, AskCredential, Authenticate, Calls, Credential as WireCredential, Note, Nothing, Org, OrgFound,
     Origins, PATH, Reserve, Reserved, Settle, Used, UsedIn,
 };
-use crate::gate::{Actor, Credential, Gate, Hold, Principal};
+use crate::control::audit::by_platform;
+use crate::gate::{Credential, Gate, Hold, Principal};
 use crate::{Error, Result};
 
 /// How long an answer about who somebody is needs no asking: a revocation is known everywhere within a second.
@@ -269,19 +268,8 @@ impl Gate for Remote {
     }
 
     async fn told(&self, org: OrgId, action: &str, resource: String, turn: Option<TurnId>) -> Result<()> {
-        let entry = AuditEntry {
-            id: AuditId::new(&*self.clock, &*self.rng),
-            org,
-            at: self.clock.now(),
-            actor: Actor::System.to_string(),
-            action: action.to_owned(),
-            resource,
-            request: None,
-            address: None,
-            before: None,
-            after: None,
-            reason: turn.map(|turn| turn.to_string()),
-        };
+        let world = (&*self.clock, &*self.rng);
+        let entry = by_platform(world, org, action, resource, turn.map(|turn| turn.to_string()));
         Ok(self.store.audit_append(entry).await?)
     }
 

@@ -3,17 +3,40 @@
 use karta_store::{AuditEntry, AuditFilter, AuditRow, AuditSeal, Hash};
 use karta_types::audit::{Entry, Fault, Verdict};
 use karta_types::page::Page;
-use karta_types::{AuditId, OrgId};
+use karta_types::{AuditId, Clock, OrgId, Rng};
 use serde::Serialize;
 use std::fmt::Display;
 
-use crate::{Engine, Error, Principal, Result};
+use crate::{Actor, Engine, Error, Principal, Result};
 
 /// Rows read at once.
 const READ: u32 = 1000;
 
 /// Which entries.
 pub type Filter = AuditFilter;
+
+/// An entry about what the platform, or whoever runs it, does in an organisation.
+pub(crate) fn by_platform(
+    (clock, rng): (&dyn Clock, &dyn Rng),
+    org: OrgId,
+    action: &str,
+    resource: impl Display,
+    reason: Option<String>,
+) -> AuditEntry {
+    AuditEntry {
+        id: AuditId::new(clock, rng),
+        org,
+        at: clock.now(),
+        actor: Actor::System.to_string(),
+        action: action.to_owned(),
+        resource: resource.to_string(),
+        request: None,
+        address: None,
+        before: None,
+        after: None,
+        reason,
+    }
+}
 
 impl Engine {
     /// An entry about what this caller does now. It is written by the store, in the transaction of the change.

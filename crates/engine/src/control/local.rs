@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use karta_store::{AuditEntry, Keyring, Spender, Store, UsageRow, Want};
+use karta_store::{Keyring, Spender, Store, UsageRow, Want};
 use karta_types::provider_key::KeyProvider;
-use karta_types::{AuditId, Clock, Micros, OrgId, Problem, Rng, TurnId, Usage};
+use karta_types::{Clock, Micros, OrgId, Problem, Rng, TurnId, Usage};
 
 use crate::Result;
+use crate::control::audit::by_platform;
 use crate::control::budgets::Budgets;
 use crate::control::encryption::{self, KeyEncryption};
 use crate::control::keys::Cache;
 use crate::control::provider_keys;
 use crate::control::rates::Rates;
 use crate::control::session_tokens::{self, Tokens};
-use crate::gate::{Actor, Credential, Gate, Hold, Principal};
+use crate::gate::{Credential, Gate, Hold, Principal};
 
 /// The control plane in this process.
 pub struct Local {
@@ -143,19 +144,8 @@ impl Gate for Local {
     }
 
     async fn told(&self, org: OrgId, action: &str, resource: String, turn: Option<TurnId>) -> Result<()> {
-        let entry = AuditEntry {
-            id: AuditId::new(&*self.clock, &*self.rng),
-            org,
-            at: self.clock.now(),
-            actor: Actor::System.to_string(),
-            action: action.to_owned(),
-            resource,
-            request: None,
-            address: None,
-            before: None,
-            after: None,
-            reason: turn.map(|turn| turn.to_string()),
-        };
+        let world = (&*self.clock, &*self.rng);
+        let entry = by_platform(world, org, action, resource, turn.map(|turn| turn.to_string()));
         Ok(self.store.audit_append(entry).await?)
     }
 

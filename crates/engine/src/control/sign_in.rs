@@ -5,13 +5,12 @@
 
 use std::time::Duration;
 
-use karta_store::{
-    AccessKind, AccessRow, AuditEntry, DeviceRow, DeviceState, Keyring, OrgRow, PersonRow, Store,
-};
+use karta_store::{AccessKind, AccessRow, DeviceRow, DeviceState, Keyring, OrgRow, PersonRow, Store};
 use karta_types::person::{DeviceGrant, NewAccess};
 use karta_types::scope::Scopes;
-use karta_types::{AuditId, Clock, ErrorCode, OrgId, PersonalAccessId, Rng, Role, Secret, UserId};
+use karta_types::{Clock, ErrorCode, OrgId, PersonalAccessId, Rng, Role, Secret, UserId};
 
+use crate::control::audit::by_platform;
 use crate::control::keys::{Environment, NewKey, PERSONAL, generate, mint};
 use crate::control::members::email;
 use crate::gate::Origin;
@@ -83,18 +82,8 @@ async fn first_owner(
         store.org_insert(&org).await?;
         org
     };
-    let told = |action: &str, resource: String| AuditEntry {
-        id: AuditId::new(clock, rng),
-        org: org.id,
-        at: now,
-        actor: Actor::System.to_string(),
-        action: action.to_owned(),
-        resource,
-        request: None,
-        address: None,
-        before: None,
-        after: None,
-        reason: Some("by whoever runs the server".to_owned()),
+    let told = |action: &str, resource: String| {
+        by_platform((clock, rng), org.id, action, resource, Some("by whoever runs the server".to_owned()))
     };
     let first = store.member_list(org.id, None, 1).await?.is_empty();
     let name = address.split('@').next().unwrap_or_default().to_owned();

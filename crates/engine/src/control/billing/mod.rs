@@ -6,9 +6,9 @@ pub mod stripe;
 use karta_store::{AuditEntry, CreditRow, Keyring, Store, SubscriptionRow};
 use karta_types::billing::{Billing, Credit, Subscription, SubscriptionStatus};
 use karta_types::budget::{Level, Period, Unit};
-use karta_types::{AuditId, Clock as _, CreditId, Micros, OrgId, Timestamp};
+use karta_types::{Clock as _, CreditId, Micros, OrgId, Timestamp};
 
-use crate::control::audit::digest;
+use crate::control::audit::{by_platform, digest};
 use crate::settings::Settings;
 use crate::{Actor, Engine, Error, Principal, Result};
 
@@ -44,18 +44,8 @@ pub async fn change(settings: &Settings, slug: &str, change: Change) -> Result<(
     let done = async {
         let org = store.org_by_slug(slug).await?.ok_or_else(|| Error::not_found("organisation"))?.id;
         let now = clock.now();
-        let told = |action: &str, resource: String, reason: String| AuditEntry {
-            id: AuditId::new(&clock, &rng),
-            org,
-            at: now,
-            actor: Actor::System.to_string(),
-            action: action.to_owned(),
-            resource,
-            request: None,
-            address: None,
-            before: None,
-            after: None,
-            reason: Some(reason),
+        let told = |action: &str, resource: String, reason: String| {
+            by_platform((&clock, &rng), org, action, resource, Some(reason))
         };
         match change {
             Change::Grant { amount, expires_at, note } => {
