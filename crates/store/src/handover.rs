@@ -18,8 +18,17 @@ use crate::{AuditEntry, Error, Result, Store};
 /// Rows taken in one step.
 const STEP: i64 = 200;
 /// The tables that are a data plane's.
-const TABLES: [&str; 8] =
-    ["project", "project_release", "session", "session_label", "turn", "journal", "input", "reply"];
+const TABLES: [&str; 9] = [
+    "project",
+    "project_release",
+    "release_activation",
+    "session",
+    "session_label",
+    "turn",
+    "journal",
+    "input",
+    "reply",
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {

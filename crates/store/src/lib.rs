@@ -6,6 +6,7 @@
 //!
 //! Writes go through one queue and are committed in groups (see [`db`]); what was answered survives the end of the process.
 
+mod activations;
 mod audit;
 mod billing;
 mod credit;
@@ -32,6 +33,7 @@ mod turns;
 mod usage;
 mod webhooks;
 
+pub use activations::{Flip, Wanted};
 pub use audit::{AuditEntry, AuditFilter, AuditRow, AuditSeal, Hash};
 pub use billing::SubscriptionRow;
 pub use credit::CreditRow;

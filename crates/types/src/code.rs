@@ -61,6 +61,8 @@ codes! {
         "Publish a release, or activate one that exists.";
     ReleaseNotReady "release_not_ready" 409 true "The release can't be run"
         "It failed, was deleted, or is still being built. Look at its state.";
+    NothingToRollBack "nothing_to_roll_back" 409 false "There is no earlier activation to go back to"
+        "Activate a release by its version. The active release stays as it is.";
     InputAlreadyResolved "input_already_resolved" 409 false "This input was already answered"
         "The first answer won. Read the session's events to see which.";
     LastOwner "last_owner" 409 false "An organisation has at least one owner"

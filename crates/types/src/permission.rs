@@ -185,6 +185,8 @@ permissions! {
     UseSessions "sessions" "write" Some(Scope::Write), any [Owner Admin Developer];
     /// Mint and revoke session tokens.
     MintTokens "session_tokens" "write" Some(Scope::Write), any [Owner Admin Developer];
+    /// Make a release the active one; roll back.
+    ActivateReleases "releases" "activate" Some(Scope::Admin), any [Owner Admin Developer];
     /// See what was used.
     ReadUsage "usage" "read" Some(Scope::Read), any [Owner Admin Developer Billing Viewer];
     /// See caps.

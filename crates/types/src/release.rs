@@ -120,6 +120,35 @@ pub struct Release {
     pub created_at: Timestamp,
 }
 
+/// How a release came to be active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum ActivationKind {
+    /// It was chosen.
+    Activate,
+    /// Somebody went back to it.
+    Rollback,
+}
+
+/// One flip of a project's active release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Activation {
+    /// Its place in the project's history, from 1.
+    pub seq: u64,
+    /// The release that is active from here on.
+    pub version: u64,
+    /// How it came to that.
+    pub kind: ActivationKind,
+    /// Who did it: `key:key_…`, `user:usr_…`, `system:karta`.
+    pub by: String,
+    /// Why, in their words.
+    pub reason: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
 /// A project.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]

@@ -7,6 +7,7 @@ mod chat;
 mod completions;
 mod harness;
 mod people;
+mod releases;
 mod server;
 mod webhooks;
 
@@ -24,6 +25,7 @@ pub(crate) use chat::{Approve, ChatArgs};
 pub(crate) use completions::CompletionsArgs;
 pub(crate) use harness::{HarnessArgs, HarnessCommand, Wanted};
 pub(crate) use people::{LoginArgs, LogoutArgs, MembersArgs, MembersCommand, WhoamiArgs};
+pub(crate) use releases::{ReleasesArgs, ReleasesCommand, RollbackArgs};
 pub(crate) use server::{DemoArgs, DevArgs, DoctorArgs, PlayArgs, ServeArgs};
 pub(crate) use webhooks::{WebhooksArgs, WebhooksCommand};
 
@@ -81,6 +83,8 @@ pub(crate) enum Command {
     Login(LoginArgs),
     Logout(LogoutArgs),
     Whoami(WhoamiArgs),
+    Releases(ReleasesArgs),
+    Rollback(RollbackArgs),
     Members(MembersArgs),
     Keys(KeysArgs),
     Budget(BudgetArgs),

@@ -12,6 +12,7 @@ mod harness;
 mod login;
 mod members;
 mod play;
+mod releases;
 mod running;
 mod serve;
 mod webhooks;
@@ -51,6 +52,14 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> anyhow::Result<ExitCode>
         Command::Whoami(args) => {
             let client = client(cli.global.data, args.server)?;
             login::whoami(&client, cli.global.json, printer).await
+        }
+        Command::Releases(args) => {
+            let client = client(cli.global.data, args.server)?;
+            releases::run(&client, args.command, cli.global.json, printer).await
+        }
+        Command::Rollback(mut args) => {
+            let server = ServerArgs { url: args.server.url.take(), key: args.server.key.take() };
+            releases::rollback(&client(cli.global.data, server)?, &args, cli.global.json, printer).await
         }
         Command::Members(args) => {
             let client = client(cli.global.data, args.server)?;

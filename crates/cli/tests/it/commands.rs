@@ -52,6 +52,13 @@ async fn every_command_of_the_control_plane_answers_people_and_machines() {
     let none = server.run(&["billing", "checkout", "team"]).await;
     assert!(none.code == Some(1) && none.err.contains("only people have"), "{none:?}");
 
+    let (shown, releases) = both(&server, &["releases", "list", "app"]).await;
+    assert!(shown.contains("v1") && releases[0]["state"] == "active", "{shown}");
+    assert!(both(&server, &["releases", "activate", "app", "v1"]).await.0.contains("v1 is active"));
+    assert_eq!(both(&server, &["releases", "history", "app"]).await.1[0]["by"], "system:karta");
+    let nothing = server.run(&["rollback", "app", "--reason", "it lies"]).await;
+    assert!(nothing.code == Some(1) && nothing.err.contains("no other release"), "{nothing:?}");
+
     let hook =
         json(&server, &["webhooks", "create", "http://127.0.0.1:9/in", "--event", "key.created"]).await;
     let hook = text(&hook, "id");

@@ -6,9 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use karta_harness::registry::{Declared, detect, find};
 use karta_harness::{Harness, Tree};
-use karta_store::{NewRelease, ProjectKey, ProjectRow, ReleaseRow};
+use karta_store::{Flip, NewRelease, ProjectKey, ProjectRow, ReleaseRow, Wanted};
 use karta_types::page::Page;
-use karta_types::release::{ActiveRelease, HarnessPin, Project, Release};
+use karta_types::release::{Activation, ActiveRelease, HarnessPin, Project, Release};
 use karta_types::session::{ReleasePin, ReleaseRef};
 use karta_types::{ErrorCode, OrgId, ProjectId, ReleaseId};
 use serde::Deserialize;
@@ -95,7 +95,15 @@ impl Manifest {
 #[derive(Debug, Default)]
 pub struct Catalogue {
     releases: RwLock<HashMap<(ProjectId, u64), Arc<Loaded>>>,
-    projects: RwLock<HashMap<ProjectId, Arc<ProjectRow>>>,
+    projects: RwLock<Projects>,
+}
+
+/// Projects that were looked up.
+#[derive(Debug, Default)]
+struct Projects {
+    known: HashMap<ProjectId, Arc<ProjectRow>>,
+    /// Rises with every change: what was read before a change is not kept after it.
+    changes: u64,
 }
 
 impl Engine {
@@ -150,12 +158,93 @@ impl Engine {
         let who = Principal::system(org);
         let told = self.told(&who, "release.publish", format!("{}/{}", project.id, new.id));
         let row = self.store().release_insert(org, project.id, new, told).await?;
-        if project.active_version != Some(row.version) {
-            let told = self.told(&who, "release.activate", format!("{}/{}", project.id, row.version));
-            self.store().project_activate(org, project.id, row.version, told).await?;
-            self.catalogue().forget(project.id);
+        // What this folder was when it was last made active: a rollback since then is not undone by a restart.
+        let last = self.store().activation_last_by(org, project.id, &who.actor.to_string()).await?;
+        if project.active_version.is_none() || last != Some(row.version) {
+            self.flip(&who, project.id, Wanted::Version(row.version), None).await?;
         }
         Ok(show_release(row))
+    }
+
+    /// Makes a release of the project the active one: turns that start from now on run on it, those that run end as they are. The
+    /// same again changes nothing.
+    ///
+    /// # Errors
+    /// `not_found`; `release_not_ready` for a release that can't run.
+    pub async fn activate(
+        &self,
+        who: &Principal,
+        reference: &str,
+        version: u64,
+        reason: Option<String>,
+    ) -> Result<Activation> {
+        let project = self.project_row(who, reference).await?;
+        self.flip(who, project.id, Wanted::Version(version), reason).await
+    }
+
+    /// Goes back to the release that was active before, or to an earlier active one.
+    ///
+    /// # Errors
+    /// `not_found`; `nothing_to_roll_back` when no release, or not this one, was active before.
+    pub async fn roll_back(
+        &self,
+        who: &Principal,
+        reference: &str,
+        to: Option<u64>,
+        reason: Option<String>,
+    ) -> Result<Activation> {
+        let project = self.project_row(who, reference).await?;
+        self.flip(who, project.id, to.map_or(Wanted::Previous, Wanted::Back), reason).await
+    }
+
+    /// The project's activations, newest first: which release, when, by whom, why.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn activations(
+        &self,
+        who: &Principal,
+        reference: &str,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Page<Activation>> {
+        let project = self.project_row(who, reference).await?;
+        let mut data = self.store().activation_list(who.org, project.id, before, limit + 1).await?;
+        let more = data.len() > limit as usize;
+        data.truncate(limit as usize);
+        let next_cursor = data.last().filter(|_| more).map(|last| last.seq.to_string());
+        Ok(Page { data, next_cursor })
+    }
+
+    async fn flip(
+        &self,
+        who: &Principal,
+        project: ProjectId,
+        wanted: Wanted,
+        reason: Option<String>,
+    ) -> Result<Activation> {
+        let action =
+            if matches!(wanted, Wanted::Version(_)) { "release.activate" } else { "release.rollback" };
+        let mut told = self.told(who, action, project);
+        told.reason = reason;
+        let flipped = self.store().project_activate(who.org, project, wanted, told).await;
+        // Whether it was done or only seems to have failed: what is remembered may be old.
+        self.catalogue().forget(project);
+        match flipped? {
+            Flip::Made(activation) | Flip::Already(activation) => Ok(activation),
+            Flip::Missing => Err(Error::not_found("release")),
+            Flip::Unfit => Err(Error::told(
+                ErrorCode::ReleaseNotReady,
+                "the release is no candidate for turns: look at its state",
+            )),
+            Flip::Nothing => Err(Error::told(
+                ErrorCode::NothingToRollBack,
+                match wanted {
+                    Wanted::Back(version) => format!("v{version} was never active in this project"),
+                    _ => "no other release was active before this one".to_owned(),
+                },
+            )),
+        }
     }
 
     async fn project_for(&self, org: OrgId, slug: &str, folder: &Path) -> Result<ProjectRow> {
@@ -283,9 +372,10 @@ impl Engine {
         if let Some(row) = self.catalogue().project(id).filter(|row| row.org == org) {
             return Ok(row);
         }
+        let changes = self.catalogue().changes();
         let row = self.store().project_get(org, &ProjectKey::Id(id)).await?;
         let row = Arc::new(row.ok_or_else(|| Error::not_found("project"))?);
-        self.catalogue().keep_project(row.clone());
+        self.catalogue().keep_project(row.clone(), changes);
         Ok(row)
     }
 
@@ -350,15 +440,25 @@ impl Catalogue {
     }
 
     fn project(&self, id: ProjectId) -> Option<Arc<ProjectRow>> {
-        self.projects.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        self.projects.read().unwrap_or_else(PoisonError::into_inner).known.get(&id).cloned()
     }
 
-    fn keep_project(&self, row: Arc<ProjectRow>) {
-        self.projects.write().unwrap_or_else(PoisonError::into_inner).insert(row.id, row);
+    fn changes(&self) -> u64 {
+        self.projects.read().unwrap_or_else(PoisonError::into_inner).changes
+    }
+
+    /// Keeps a row that was read when there had been so many changes; not if there were more since.
+    fn keep_project(&self, row: Arc<ProjectRow>, changes: u64) {
+        let mut projects = self.projects.write().unwrap_or_else(PoisonError::into_inner);
+        if projects.changes == changes {
+            projects.known.insert(row.id, row);
+        }
     }
 
     fn forget(&self, id: ProjectId) {
-        self.projects.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let mut projects = self.projects.write().unwrap_or_else(PoisonError::into_inner);
+        projects.changes += 1;
+        projects.known.remove(&id);
     }
 }
 

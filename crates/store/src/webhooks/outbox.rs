@@ -66,7 +66,7 @@ pub(crate) fn of_entry(entry: &AuditEntry) -> Option<Happening> {
     let kind = match entry.action.as_str() {
         "session.erase" => Happened::SessionErased,
         "release.publish" => Happened::ReleasePublished,
-        "release.activate" => Happened::ReleaseActivated,
+        "release.activate" | "release.rollback" => Happened::ReleaseActivated,
         "budget.set" | "budget.remove" => Happened::BudgetChanged,
         "key.create" => Happened::KeyCreated,
         "key.rotate" => Happened::KeyRotated,

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use karta_store::{
-    AuditEntry, Chunk, Commit, Durability, Error, Idem, Keyring, NewRelease, Options, OrgRow, ProjectKey,
-    ProjectRow, Reply, SessionFilter, SessionRow, Store, TurnChange, TurnEnd, TurnRow, UsageKey, UsageQuery,
-    UsageRow,
+    AuditEntry, Chunk, Commit, Durability, Error, Flip, Idem, Keyring, NewRelease, Options, OrgRow,
+    ProjectKey, ProjectRow, Reply, SessionFilter, SessionRow, Store, TurnChange, TurnEnd, TurnRow, UsageKey,
+    UsageQuery, UsageRow, Wanted,
 };
 use karta_types::event::{Answerer, AskKind, InputRequired};
 use karta_types::message::Decision;
@@ -410,10 +410,22 @@ async fn releases_are_numbered_and_one_is_active() {
             rig.store.release_insert(rig.org, project.id, new(number, digest), rig.told()).await.unwrap();
         assert_eq!(row.version, version, "{digest}");
     }
-    assert!(rig.store.project_activate(rig.org, project.id, 1, rig.told()).await.unwrap());
-    assert!(rig.store.project_activate(rig.org, project.id, 2, rig.told()).await.unwrap());
-    assert!(!rig.store.project_activate(rig.org, project.id, 7, rig.told()).await.unwrap());
-    assert!(!rig.store.project_activate(rig.other, project.id, 1, rig.told()).await.unwrap());
+    assert!(matches!(
+        rig.store.project_activate(rig.org, project.id, Wanted::Version(1), rig.told()).await.unwrap(),
+        Flip::Made(_)
+    ));
+    assert!(matches!(
+        rig.store.project_activate(rig.org, project.id, Wanted::Version(2), rig.told()).await.unwrap(),
+        Flip::Made(_)
+    ));
+    assert_eq!(
+        rig.store.project_activate(rig.org, project.id, Wanted::Version(7), rig.told()).await.unwrap(),
+        Flip::Missing
+    );
+    assert_eq!(
+        rig.store.project_activate(rig.other, project.id, Wanted::Version(1), rig.told()).await.unwrap(),
+        Flip::Missing
+    );
     let states: Vec<_> = rig
         .store
         .release_list(rig.org, project.id, None, 10)
@@ -423,6 +435,19 @@ async fn releases_are_numbered_and_one_is_active() {
         .map(|row| row.state)
         .collect();
     assert_eq!(states, [ReleaseState::Active, ReleaseState::Superseded]);
+    let flip =
+        async |wanted| rig.store.project_activate(rig.org, project.id, wanted, rig.told()).await.unwrap();
+    assert!(matches!(flip(Wanted::Previous).await, Flip::Made(made) if made.version == 1));
+    assert_eq!(flip(Wanted::Previous).await, Flip::Nothing);
+    assert!(matches!(flip(Wanted::Back(2)).await, Flip::Made(made) if made.version == 2));
+    assert!(matches!(flip(Wanted::Version(2)).await, Flip::Already(made) if made.seq == 4));
+    assert_eq!(rig.store.activation_list(rig.other, project.id, None, 10).await.unwrap(), []);
+    flip(Wanted::Version(1)).await;
+    // Two at once for one target: one makes it, the other finds it made.
+    let (one, two) = tokio::join!(flip(Wanted::Version(2)), flip(Wanted::Version(2)));
+    assert!(
+        matches!((&one, &two), (Flip::Made(a), Flip::Already(b)) | (Flip::Already(a), Flip::Made(b)) if a == b)
+    );
     let key = ProjectKey::Slug("app".into());
     assert_eq!(rig.store.project_get(rig.org, &key).await.unwrap().unwrap().active_version, Some(2));
     assert!(rig.store.project_get(rig.other, &key).await.unwrap().is_none());
