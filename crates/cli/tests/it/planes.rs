@@ -116,6 +116,7 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
             "migration",
             "project",
             "project_release",
+            "release_activation",
             "reply",
             "session",
             "session_label",
