@@ -133,22 +133,15 @@ async fn entry(
     project: ProjectId,
     which: Entry,
 ) -> Result<Option<(Activation, Option<u64>)>> {
+    // Places have no gaps: the last one up to a place is the one at it.
+    const UP_TO: &str = "SELECT seq, version, kind, below, actor, reason, at FROM release_activation \
+         WHERE org = $1 AND project = $2 AND seq <= $3 ORDER BY seq DESC LIMIT 1";
+    const OF: &str = "SELECT seq, version, kind, below, actor, reason, at FROM release_activation \
+         WHERE org = $1 AND project = $2 AND version = $3 ORDER BY seq DESC LIMIT 1";
     let (sql, value) = match which {
-        Entry::Newest => (
-            "SELECT seq, version, kind, below, actor, reason, at FROM release_activation \
-             WHERE org = $1 AND project = $2 AND seq <= $3 ORDER BY seq DESC LIMIT 1",
-            i64::MAX,
-        ),
-        Entry::NewestOf(version) => (
-            "SELECT seq, version, kind, below, actor, reason, at FROM release_activation \
-             WHERE org = $1 AND project = $2 AND version = $3 ORDER BY seq DESC LIMIT 1",
-            big(version),
-        ),
-        Entry::At(seq) => (
-            "SELECT seq, version, kind, below, actor, reason, at FROM release_activation \
-             WHERE org = $1 AND project = $2 AND seq = $3",
-            big(seq),
-        ),
+        Entry::Newest => (UP_TO, i64::MAX),
+        Entry::At(seq) => (UP_TO, big(seq)),
+        Entry::NewestOf(version) => (OF, big(version)),
     };
     let row = query(sql)
         .bind(org.to_string())
@@ -160,6 +153,7 @@ async fn entry(
     row.as_ref().map(read).transpose()
 }
 
+/// The flip itself: everything it reads and writes is one transaction, the audit entry included.
 async fn flip(
     db: &mut Connection,
     org: OrgId,

@@ -504,3 +504,30 @@ where
         Err(panicked) => Err(Error::internal("working on files", panicked)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use karta_types::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn what_was_read_before_an_activation_is_not_kept_after_it() {
+        let row = Arc::new(ProjectRow {
+            id: ProjectId::from_u128(1),
+            org: OrgId::from_u128(1),
+            slug: "app".to_owned(),
+            name: "app".to_owned(),
+            active_version: Some(1),
+            source: None,
+            created_at: Timestamp::from_micros(1),
+        });
+        let catalogue = Catalogue::default();
+        let before = catalogue.changes();
+        catalogue.forget(row.id);
+        catalogue.keep_project(row.clone(), before);
+        assert_eq!(catalogue.project(row.id), None);
+        catalogue.keep_project(row.clone(), catalogue.changes());
+        assert_eq!(catalogue.project(row.id), Some(row));
+    }
+}
