@@ -7,7 +7,9 @@ use std::time::Duration;
 use karta_engine::{Engine, Settings};
 use karta_types::OrgId;
 
-use super::running::{announce, curl, folder, headline, hint_harness, slug_of, start, use_scripted_model};
+use super::running::{
+    announce, curl, folder, headline, hint_harness, hint_inactive, slug_of, start, use_scripted_model,
+};
 use crate::args::DevArgs;
 use crate::printer::{DIM, Printer, RED};
 
@@ -39,6 +41,7 @@ pub(super) async fn run(
     };
     let key = running.own_key(Some(&project)).await?;
     headline(&format!("Serving {project} v{} on {}", release.version, running.url), printer);
+    hint_inactive(&project, &release, printer);
     announce(&release, &shown, printer);
     hint_harness(&running.engine, &release, printer);
     if args.scripted_model {
@@ -92,6 +95,7 @@ async fn watch(
                     &format!("Changed: {project} is v{} from the next turn on", release.version),
                     printer,
                 );
+                hint_inactive(&project, &release, printer);
                 announce(&release, &settings, printer);
             }
             Err(error) => {

@@ -10,7 +10,7 @@ use karta_engine::settings::{Plane, Provider};
 use karta_engine::{Builder, Engine, Settings};
 use karta_model::{Options, Rule};
 use karta_server::Server;
-use karta_types::release::Release;
+use karta_types::release::{Release, ReleaseState};
 use karta_types::{OrgId, Secret};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -176,6 +176,16 @@ pub(super) fn hint_harness(engine: &Engine, release: &Release, printer: &Printer
         && let Err(missing) = engine.harnesses().program(harness, Some(&release.harness.version))
     {
         printer.note(&format!("  {YELLOW}missing{YELLOW:#} {missing}"));
+    }
+}
+
+/// Says that the folder is not what runs, because somebody rolled back, and how to make it so.
+pub(super) fn hint_inactive(project: &str, release: &Release, printer: &Printer) {
+    if release.state != ReleaseState::Active {
+        printer.note(&format!(
+            "  {YELLOW}not active{YELLOW:#}: another release was chosen since; for this one `karta releases activate {project} v{}`",
+            release.version
+        ));
     }
 }
 

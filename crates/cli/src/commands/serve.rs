@@ -7,7 +7,7 @@ use karta_engine::Settings;
 use karta_engine::control::keys::Environment;
 use karta_engine::settings::Plane;
 
-use super::running::{announce, folder, headline, hint_harness, slug_of, start};
+use super::running::{announce, folder, headline, hint_harness, hint_inactive, slug_of, start};
 use crate::args::ServeArgs;
 use crate::printer::{DIM, Printer, YELLOW};
 
@@ -46,6 +46,7 @@ pub(super) async fn run(
         match running.engine.publish_folder(running.org, &project, &path).await {
             Ok(release) => {
                 headline(&format!("{project} v{}", release.version), printer);
+                hint_inactive(&project, &release, printer);
                 announce(&release, &shown, printer);
                 hint_harness(&running.engine, &release, printer);
             }

@@ -8,7 +8,7 @@ use karta_harness::registry::{Declared, detect, find};
 use karta_harness::{Harness, Tree};
 use karta_store::{Flip, NewRelease, ProjectKey, ProjectRow, ReleaseRow, Wanted};
 use karta_types::page::Page;
-use karta_types::release::{Activation, ActiveRelease, HarnessPin, Project, Release};
+use karta_types::release::{Activation, ActiveRelease, HarnessPin, Project, Release, ReleaseState};
 use karta_types::session::{ReleasePin, ReleaseRef};
 use karta_types::{ErrorCode, OrgId, ProjectId, ReleaseId};
 use serde::Deserialize;
@@ -107,7 +107,8 @@ struct Projects {
 }
 
 impl Engine {
-    /// Makes a release of a folder and activates it; makes the project at the first. The same content again is the same release.
+    /// Makes a release of a folder and activates it; makes the project at the first. The same content again is the same release, and is
+    /// left as it stands: the answer's state says whether it is active.
     ///
     /// # Errors
     /// The folder can't be read, no harness is recognised, or a file is one that the harness would refuse.
@@ -157,11 +158,12 @@ impl Engine {
         };
         let who = Principal::system(org);
         let told = self.told(&who, "release.publish", format!("{}/{}", project.id, new.id));
-        let row = self.store().release_insert(org, project.id, new, told).await?;
+        let mut row = self.store().release_insert(org, project.id, new, told).await?;
         // What this folder was when it was last made active: a rollback since then is not undone by a restart.
         let last = self.store().activation_last_by(org, project.id, &who.actor.to_string()).await?;
         if project.active_version.is_none() || last != Some(row.version) {
             self.flip(&who, project.id, Wanted::Version(row.version), None).await?;
+            row.state = ReleaseState::Active;
         }
         Ok(show_release(row))
     }

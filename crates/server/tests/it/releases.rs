@@ -1,15 +1,16 @@
 //! Which release is active: chosen, gone back from, never torn.
 
+use karta_types::release::ReleaseState;
 use serde_json::{Value, json};
 
 use crate::support::{App, plain};
 
-/// Publishes the folder with other words and answers nothing: the release is the next version.
-async fn publish(app: &App, words: &str) {
+/// Publishes the folder with these words in it, and answers how the release of them stands.
+async fn publish(app: &App, words: &str) -> ReleaseState {
     let folder = app.data.path().join("app");
     std::fs::write(folder.join("words.txt"), words).unwrap();
     let org = app.engine.ensure_org("one").await.unwrap();
-    app.engine.publish_folder(org, "app", &folder).await.unwrap();
+    app.engine.publish_folder(org, "app", &folder).await.unwrap().state
 }
 
 async fn active(app: &App) -> u64 {
@@ -80,9 +81,9 @@ async fn a_folder_that_did_not_change_does_not_undo_a_rollback() {
     publish(&app, "two").await;
     assert_eq!(post(&app, "/v1/projects/app/rollback", json!({})).await, (200, json!(1)));
     // As at a restart of the server.
-    publish(&app, "two").await;
+    assert_eq!(publish(&app, "two").await, ReleaseState::Superseded);
     assert_eq!(active(&app).await, 1);
-    publish(&app, "three").await;
+    assert_eq!(publish(&app, "three").await, ReleaseState::Active);
     assert_eq!(active(&app).await, 3);
 }
 
