@@ -61,6 +61,14 @@ codes! {
         "Publish a release, or activate one that exists.";
     ReleaseNotReady "release_not_ready" 409 true "The release can't be run"
         "It failed, was deleted, or is still being built. Look at its state.";
+    InvalidRelease "invalid_release" 422 false "The release can't be accepted"
+        "`detail` says which file breaks which rule, and where. What runs stays as it is; `karta check` says the same before publishing.";
+    BuildFailed "build_failed" 422 false "The release's setup failed"
+        "Read what it printed: `karta logs`. What runs stays as it is.";
+    ContentMissing "content_missing" 409 true "Content that the archive relies on is not here"
+        "Ask again which content is missing, and send that with the archive.";
+    ReleaseInUse "release_in_use" 409 false "The release is in use"
+        "It is active, a canary, a preview, or sessions are pinned to it. End that first.";
     NothingToRollBack "nothing_to_roll_back" 409 false "There is no earlier activation to go back to"
         "Activate a release by its version. The active release stays as it is.";
     InputAlreadyResolved "input_already_resolved" 409 false "This input was already answered"

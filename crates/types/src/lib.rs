@@ -14,6 +14,7 @@ pub mod message;
 pub mod money;
 pub mod page;
 pub mod permission;
+pub mod policy;
 pub mod person;
 pub mod provider_key;
 pub mod release;

@@ -185,7 +185,9 @@ permissions! {
     UseSessions "sessions" "write" Some(Scope::Write), any [Owner Admin Developer];
     /// Mint and revoke session tokens.
     MintTokens "session_tokens" "write" Some(Scope::Write), any [Owner Admin Developer];
-    /// Make a release the active one; roll back.
+    /// Publish releases and make them active by that; make and remove previews.
+    Deploy "releases" "deploy" Some(Scope::Write), any [Owner Admin Developer];
+    /// Make a release the active one; roll back; canaries.
     ActivateReleases "releases" "activate" Some(Scope::Admin), any [Owner Admin Developer];
     /// See what was used.
     ReadUsage "usage" "read" Some(Scope::Read), any [Owner Admin Developer Billing Viewer];

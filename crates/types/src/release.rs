@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ProjectId, ReleaseId};
+use crate::policy::Policy;
 use crate::session::ReleaseRef;
 use crate::time::Timestamp;
 
@@ -87,16 +88,35 @@ pub struct Discovery {
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum ReleaseState {
+    /// Its setup runs.
+    Building,
     /// Built, not active.
     Ready,
     /// Takes new turns.
     Active,
     /// Was active.
     Superseded,
-    /// Can't be run.
+    /// Its setup failed: it can't be run.
     Failed,
     /// Has its own address and ends by itself.
     Preview,
+    /// Its files are gone; the record stays.
+    Deleted,
+}
+
+impl ReleaseState {
+    /// The name on the wire and in the store.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Building => "building",
+            Self::Ready => "ready",
+            Self::Active => "active",
+            Self::Superseded => "superseded",
+            Self::Failed => "failed",
+            Self::Preview => "preview",
+            Self::Deleted => "deleted",
+        }
+    }
 }
 
 /// An immutable snapshot of a project's folder.
@@ -114,8 +134,26 @@ pub struct Release {
     /// What was found in the folder.
     #[serde(flatten)]
     pub found: Discovery,
+    /// What its sessions may do.
+    pub policy: Policy,
+    /// The commit it was made of, in the publisher's words.
+    pub commit: Option<String>,
+    /// What the publisher said of it.
+    pub message: Option<String>,
+    /// Who published it: `key:key_…`, `user:usr_…`, `system:karta`.
+    pub created_by: String,
+    /// How many bytes its files are.
+    pub size_bytes: u64,
+    /// How many files it has.
+    pub file_count: u64,
+    /// The preview it was published for.
+    pub preview: Option<String>,
     /// How it stands.
     pub state: ReleaseState,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Where what its setup printed can be read, if it has one.
+    pub build_log_url: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -129,6 +167,8 @@ pub enum ActivationKind {
     Activate,
     /// Somebody went back to it.
     Rollback,
+    /// It was a canary and took all sessions.
+    Promote,
 }
 
 /// One flip of a project's active release.
@@ -161,6 +201,8 @@ pub struct Project {
     pub name: String,
     /// The release that takes new turns.
     pub active_release: Option<ActiveRelease>,
+    /// The release that a part of the new sessions run on.
+    pub canary: Option<Canary>,
     /// The agents of the active release.
     pub agents: Vec<Agent>,
     /// When it was made.
@@ -176,4 +218,119 @@ pub struct ActiveRelease {
     pub release: ReleaseRef,
     /// Its digest.
     pub digest: String,
+}
+
+/// A release that a part of the new sessions run on, to see how it does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Canary {
+    /// Number and id.
+    #[serde(flatten)]
+    pub release: ReleaseRef,
+    /// Its digest.
+    pub digest: String,
+    /// How many of a hundred new sessions, 1 to 99; which ones depends on their ids alone.
+    pub percent: u8,
+    /// Sessions made from this moment on count as new.
+    pub since: Timestamp,
+}
+
+/// A release with an address of its own, which ends by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Preview {
+    /// Its id: it is a project of its own, for keys, sessions and usage.
+    pub id: ProjectId,
+    /// What it is called within its project.
+    pub name: String,
+    /// Where it is reached: `{project}@{name}` in the place of a project.
+    pub slug: String,
+    /// The release it shows.
+    pub release: ReleaseRef,
+    /// When it was first made.
+    pub created_at: Timestamp,
+    /// When it goes, with its sessions.
+    pub expires_at: Timestamp,
+}
+
+/// What was asked of the server before content is sent: which of it is not there yet.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Hashes {
+    /// SHA-256 of contents, in hexadecimal.
+    pub hashes: Vec<String>,
+}
+
+/// How two releases differ.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct ReleaseDiff {
+    /// The files.
+    pub files: Changed,
+    /// The agents, by name.
+    pub agents: Changed,
+    /// The skills, by name.
+    pub skills: Changed,
+    /// The slash commands, by name.
+    pub commands: Changed,
+    /// The hooks: `event: command`.
+    pub hooks: Changed,
+    /// The MCP servers: `name: command`.
+    pub mcp_servers: Changed,
+    /// The policy's keys: `key: value`.
+    pub policy: Changed,
+    /// The harness, if it is another or another version: before and after.
+    pub harness: Option<(HarnessPin, HarnessPin)>,
+}
+
+/// What is in one of two and not, or otherwise, in the other.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Changed {
+    /// Only in the second.
+    pub added: Vec<String>,
+    /// Only in the first.
+    pub removed: Vec<String>,
+    /// In both, not the same.
+    pub changed: Vec<String>,
+}
+
+impl Changed {
+    /// Whether there is no difference.
+    pub const fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
+    }
+}
+
+/// One line of what a project did: of a build, or of a turn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct LogLine {
+    /// Where it stands; `?after=` goes on behind it.
+    pub cursor: String,
+    /// When.
+    pub at: Timestamp,
+    /// The release it is about.
+    pub version: Option<u64>,
+    /// What it says.
+    #[serde(flatten)]
+    pub line: Line,
+}
+
+/// What a line of the log says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Line {
+    /// What a release's setup printed, or what the platform says of the build.
+    Build {
+        /// The line.
+        text: String,
+    },
+    /// A turn ended.
+    Turn {
+        /// The turn, as `GET …/turns/{id}` has it.
+        turn: Box<crate::session::Turn>,
+    },
 }

@@ -47,6 +47,18 @@ kinds! {
     ReleasePublished "release.published";
     /// A release is the one that turns run on.
     ReleaseActivated "release.activated";
+    /// The setup of a release failed.
+    ReleaseFailed "release.failed";
+    /// A release was deleted.
+    ReleaseDeleted "release.deleted";
+    /// A part of the new sessions run on a release.
+    CanaryStarted "canary.started";
+    /// A canary ended without taking all sessions.
+    CanaryAborted "canary.aborted";
+    /// A preview was made, or shows another release.
+    PreviewPublished "preview.published";
+    /// A preview was torn down.
+    PreviewRemoved "preview.removed";
     /// Half, four fifths or all of a budget is used.
     BudgetThreshold "budget.threshold";
     /// A budget was set or removed.
