@@ -22,7 +22,7 @@ use crate::control::webhooks::send;
 use crate::data::channels::Channels;
 use crate::data::hub::Hub;
 use crate::data::places::{Place, Places};
-use crate::data::projects::{Catalogue, Loaded};
+use crate::data::releases::{Catalogue, Loaded, Packs, Publishing};
 use crate::data::seats::Seats;
 use crate::data::turn::too_many_processes;
 use crate::gate::Gate;
@@ -50,6 +50,9 @@ struct Inner {
     remote: Option<Arc<Remote>>,
     hub: Hub,
     catalogue: Catalogue,
+    packs: Packs,
+    publishing: Publishing,
+    guarded: Guarded,
     oidc: Option<OidcProvider>,
     webhooks: reqwest::Client,
     stripe: Option<Stripe>,
@@ -187,6 +190,11 @@ impl Builder {
             Scripted::Memory => crate::data::player::driver(clock.clone(), rng.clone()),
         };
         let places = Places::new(settings.limits.processes);
+        crate::data::releases::clear_incoming(&settings.data)
+            .map_err(|error| Error::internal("removing what a crash left", error))?;
+        let blobs = settings.releases.blobs.clone().unwrap_or_else(|| settings.data.join("blobs"));
+        let packs = Packs::in_folder(&blobs)?;
+        let guarded = Guarded::new(lookup.clone(), settings.releases.loopback);
         let webhooks = send::client(Guarded::new(lookup, settings.webhooks.loopback))?;
         let stripe = Stripe::from_settings(&settings)?;
         let oidc = OidcProvider::from_settings(&settings)?;
@@ -202,6 +210,9 @@ impl Builder {
             remote,
             hub: Hub::default(),
             catalogue: Catalogue::default(),
+            packs,
+            publishing: Publishing::default(),
+            guarded,
             oidc,
             webhooks,
             stripe,
@@ -457,6 +468,21 @@ impl Engine {
 
     pub(crate) fn catalogue(&self) -> &Catalogue {
         &self.0.catalogue
+    }
+
+    /// Where the content of releases is kept.
+    pub(crate) fn packs(&self) -> &Packs {
+        &self.0.packs
+    }
+
+    /// Who publishes.
+    pub(crate) fn publishing(&self) -> &Publishing {
+        &self.0.publishing
+    }
+
+    /// What builds may go to, once a release declares it.
+    pub(crate) fn guarded(&self) -> Guarded {
+        self.0.guarded.clone()
     }
 
     pub(crate) fn channels(&self) -> &Arc<Channels> {

@@ -41,6 +41,8 @@ pub struct Settings {
     pub budget: Caps,
     /// What folders may start by themselves.
     pub folder: Folder,
+    /// Releases.
+    pub releases: Releases,
     /// Which planes this server is.
     pub plane: Plane,
     /// How a data plane of its own reaches the control plane.
@@ -305,6 +307,37 @@ impl Default for Folder {
     }
 }
 
+/// Releases.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Releases {
+    /// The folder where their content is kept. Absent is `blobs` in the data directory.
+    pub blobs: Option<PathBuf>,
+    /// How many of a project are kept, beside those that something refers to.
+    pub keep: u32,
+    /// How long a preview lives after it was last published for.
+    pub preview_seconds: u64,
+    /// How long a setup may take.
+    pub build_seconds: u64,
+    /// The most bytes of a release's files.
+    pub max_bytes: u64,
+    /// Whether setups may reach this machine where they declare it: for tests and development only.
+    pub loopback: bool,
+}
+
+impl Default for Releases {
+    fn default() -> Self {
+        Self {
+            blobs: None,
+            keep: 20,
+            preview_seconds: 7 * 86_400,
+            build_seconds: 1800,
+            max_bytes: 2 << 30,
+            loopback: false,
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -322,6 +355,7 @@ impl Default for Settings {
             limits: Limits::default(),
             budget: Caps::default(),
             folder: Folder::default(),
+            releases: Releases::default(),
             plane: Plane::default(),
             authority: Authority::default(),
             billing: Billing::default(),

@@ -182,4 +182,6 @@ pub trait Sandbox: Send + Sync {
     /// Reads the files under the place that match `pattern` (relative to the home, one `*` for one folder level), newest first,
     /// each at most `limit` bytes.
     async fn find(&self, pattern: &str, limit: u64) -> Result<Vec<(PathBuf, Vec<u8>)>, Error>;
+    /// Copies the workspace as it is now into an empty folder of the host. Links that lead out of it stay behind.
+    async fn export(&self, into: &Path) -> Result<(), Error>;
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::control::encryption::{self, KeyEncryption, Sealed};
-use crate::data::files::hex;
+use crate::hex::hex;
 use crate::gate::{Actor, Origin, Principal, Restriction};
 use crate::{Engine, Error, Result};
 
