@@ -9,6 +9,7 @@ pub mod claude_code;
 pub mod codec;
 pub mod frame;
 pub mod frontmatter;
+pub mod jsonc;
 pub mod launch;
 pub mod opencode;
 pub mod package;

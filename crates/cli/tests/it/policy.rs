@@ -24,13 +24,14 @@ fn metadata() -> serde_json::Value {
 const ALLOWED: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("harness", &["types"]),
+    ("release", &["harness", "types"]),
     ("sandbox", &["types"]),
     ("store", &["types"]),
     ("model", &[]),
-    ("engine", &["harness", "sandbox", "store", "types"]),
+    ("engine", &["harness", "release", "sandbox", "store", "types"]),
     ("server", &["engine", "types"]),
     ("client", &["types"]),
-    ("cli", &["client", "engine", "model", "server", "types"]),
+    ("cli", &["client", "engine", "model", "release", "server", "types"]),
 ];
 
 #[test]
@@ -58,6 +59,7 @@ fn crates_import_in_one_direction() {
 const KEPT_OUT: &[(&str, &[&str])] = &[
     ("karta-types", &["tokio", "sqlx", "rusqlite", "hyper", "axum", "reqwest"]),
     ("karta-harness", &["tokio", "sqlx", "rusqlite", "hyper", "axum", "reqwest"]),
+    ("karta-release", &["tokio", "sqlx", "rusqlite", "hyper", "axum", "reqwest"]),
     ("karta-client", &["sqlx", "rusqlite", "axum"]),
 ];
 

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use karta_types::release::{Agent, Discovery, Named, Started};
 use serde_json::{Map, Value};
 
-use super::jsonc;
 use crate::frontmatter::{self, Field, FrontMatter};
-use crate::{Error, Tree};
+use crate::{Error, Tree, jsonc};
 
 /// The configuration files of a folder, weakest first, as OpenCode merges them.
 const CONFIGS: &[&str] =

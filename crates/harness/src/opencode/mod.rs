@@ -10,7 +10,6 @@ mod command;
 mod discover;
 mod failure;
 mod history;
-mod jsonc;
 mod parts;
 mod recent;
 mod turn;

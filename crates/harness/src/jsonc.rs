@@ -1,14 +1,17 @@
-//! JSON with comments and trailing commas, as people write it in `opencode.json`.
+//! JSON with comments and trailing commas, as people write it in `opencode.json` and `karta.jsonc`.
 
 use serde_json::Value;
 
 /// Reads a text. The error says line and column of the text as it was written.
-pub(super) fn parse(text: &str) -> Result<Value, String> {
+///
+/// # Errors
+/// It is no JSON, even without its comments.
+pub fn parse(text: &str) -> Result<Value, String> {
     serde_json::from_slice(&plain(text)).map_err(|error| error.to_string())
 }
 
 /// The same text as plain JSON: comments and trailing commas become blanks, so every other byte keeps its place.
-fn plain(text: &str) -> Vec<u8> {
+pub fn plain(text: &str) -> Vec<u8> {
     let mut bytes = text.as_bytes().to_vec();
     let (mut at, mut comma) = (0, None);
     while let Some(&byte) = bytes.get(at) {

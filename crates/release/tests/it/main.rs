@@ -1,0 +1,6 @@
+//! Folders picked, packed, unpacked and checked.
+
+#[cfg(test)]
+mod archive;
+#[cfg(test)]
+mod check;
