@@ -11,8 +11,8 @@ use futures_util::{Stream, StreamExt as _};
 use karta_engine::Engine;
 use karta_engine::data::journal::{Batch, HIDEABLE, flag, frames};
 use karta_engine::data::stream::{Item, Reader};
-use serde::Serialize;
 use karta_types::{Body as EventBody, Event, Seq, SessionId, TurnId};
+use serde::Serialize;
 
 /// How often a silent stream says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);

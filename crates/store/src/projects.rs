@@ -70,8 +70,7 @@ macro_rules! select {
 
 fn read(row: &Row) -> Result<ProjectRow> {
     let mut row = Reader::new(row);
-    let (id, org, slug, name) =
-        (row.parsed("id")?, row.parsed("org")?, row.text("slug")?, row.text("name")?);
+    let (id, org, slug, name) = (row.parsed("id")?, row.parsed("org")?, row.text("slug")?, row.text("name")?);
     let active_version = row.maybe_count("active_version")?;
     let (version, percent) = (row.maybe_count("canary_version")?, row.maybe_count("canary_percent")?);
     let since = row.maybe_time("canary_since")?;
@@ -243,7 +242,13 @@ impl Store {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn project_rename(&self, org: OrgId, id: ProjectId, name: String, told: AuditEntry) -> Result<bool> {
+    pub async fn project_rename(
+        &self,
+        org: OrgId,
+        id: ProjectId,
+        name: String,
+        told: AuditEntry,
+    ) -> Result<bool> {
         self.write_told(
             told,
             |found| *found,

@@ -73,7 +73,7 @@ async fn watch(
     printer: &Printer,
 ) -> std::convert::Infallible {
     let look = |path: PathBuf| async move {
-        let seen = tokio::task::spawn_blocking(move || karta_engine::data::files::Folder::fingerprint(&path));
+        let seen = tokio::task::spawn_blocking(move || karta_release::folder::fingerprint(&path));
         seen.await.ok().flatten()
     };
     let mut last = look(path.clone()).await;

@@ -172,12 +172,24 @@ mod tests {
         let allowance = Allowance::new(SessionId::from_u128(1), &Metered::default());
         allowance.cap(&Caps { session_total_tokens: Some(100), ..Caps::default() });
         assert_eq!(allowance.take(call(1), &bound(10, 50, 1), None), Ok(50));
-        assert_eq!(allowance.take(call(2), &bound(10, 50, 1), None), Ok(30), "limited to what there is room for");
+        assert_eq!(
+            allowance.take(call(2), &bound(10, 50, 1), None),
+            Ok(30),
+            "limited to what there is room for"
+        );
         assert!(allowance.take(call(3), &bound(1, 1, 0), None).is_err());
         allowance.unused(call(2));
-        allowance.used(call(1), &Usage { input_tokens: 10, output_tokens: 5, ..Usage::default() }, Micros::ZERO);
+        allowance.used(
+            call(1),
+            &Usage { input_tokens: 10, output_tokens: 5, ..Usage::default() },
+            Micros::ZERO,
+        );
         assert_eq!(allowance.take(call(3), &bound(5, 100, 1), None), Ok(80));
-        allowance.used(call(3), &Usage { input_tokens: 5, output_tokens: 80, ..Usage::default() }, Micros::ZERO);
+        allowance.used(
+            call(3),
+            &Usage { input_tokens: 5, output_tokens: 80, ..Usage::default() },
+            Micros::ZERO,
+        );
         assert_eq!(allowance.check().unwrap_err().more["left"], 0);
     }
 

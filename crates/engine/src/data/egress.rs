@@ -40,7 +40,8 @@ impl Egress {
     /// what it refuses, in words.
     pub(crate) async fn start(engine: &Engine, hosts: Vec<String>) -> Result<(Self, mpsc::Receiver<String>)> {
         let doing = "starting the way out of a build";
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(|error| Error::internal(doing, error))?;
+        let listener =
+            TcpListener::bind(("127.0.0.1", 0)).await.map_err(|error| Error::internal(doing, error))?;
         let address = listener.local_addr().map_err(|error| Error::internal(doing, error))?;
         let (refused, refusals) = mpsc::channel(WAITING);
         let rules = Arc::new(Rules { hosts, guarded: engine.guarded(), refused });
@@ -212,7 +213,9 @@ mod tests {
         assert_eq!(Target::read("CONNECT A.example:443 HTTP/1.1\r\n"), Some(tunnel));
         let plain = Target::read("GET http://a.example/x?y HTTP/1.1\r\n").unwrap();
         assert_eq!((plain.port, plain.first.as_deref()), (80, Some("GET /x?y HTTP/1.1\r\n")));
-        for wrong in ["GET / HTTP/1.1", "CONNECT a HTTP/1.1", "GET http://a@b/ HTTP/1.1", "CONNECT [::1]:1 X", ""] {
+        for wrong in
+            ["GET / HTTP/1.1", "CONNECT a HTTP/1.1", "GET http://a@b/ HTTP/1.1", "CONNECT [::1]:1 X", ""]
+        {
             assert_eq!(Target::read(wrong), None, "{wrong}");
         }
     }
@@ -228,7 +231,8 @@ mod tests {
     #[test]
     fn only_declared_hosts_and_ports() {
         let rules = rules(&["a.example", "b.example:8080", "*.c.example"]);
-        for (host, port) in [("a.example", 443), ("a.example", 80), ("b.example", 8080), ("x.c.example", 443)] {
+        for (host, port) in [("a.example", 443), ("a.example", 80), ("b.example", 8080), ("x.c.example", 443)]
+        {
             assert!(rules.allow(host, port), "{host}:{port}");
         }
         for (host, port) in [

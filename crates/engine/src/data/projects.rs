@@ -31,7 +31,10 @@ fn check_name(name: &str) -> Result<()> {
     if (1..=NAME).contains(&name.chars().count()) && !name.chars().any(char::is_control) {
         return Ok(());
     }
-    Err(Error::invalid("/name", format!("a name has 1 to {NAME} characters, none of them a control character")))
+    Err(Error::invalid(
+        "/name",
+        format!("a name has 1 to {NAME} characters, none of them a control character"),
+    ))
 }
 
 impl Engine {

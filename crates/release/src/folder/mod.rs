@@ -1,6 +1,6 @@
 //! A folder on disk: what of it becomes a release, and how it is read back.
 
-mod ignored;
+pub(crate) mod ignored;
 mod pick;
 mod read;
 mod suspects;

@@ -96,7 +96,11 @@ async fn publish(
         preview: asked.preview,
     };
     if how.activate && how.preview.is_some() {
-        return Err(Error::invalid("/activate", "what is shown in a preview is not activated: leave one out").into());
+        return Err(Error::invalid(
+            "/activate",
+            "what is shown in a preview is not activated: leave one out",
+        )
+        .into());
     }
     let parts = tokio_stream::StreamExt::timeout(request.into_body().into_data_stream(), STILL);
     let parts = Box::pin(parts.map(|part| match part {
@@ -224,7 +228,8 @@ async fn archive(
     let mut response = Response::new(Bytes::from_stream(ReaderStream::new(tokio::fs::File::from_std(file))));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/gzip"));
-    let name = format!("attachment; filename=\"{}-v{version}.tar.gz\"", project.replace(['"', '\\', '/'], "-"));
+    let name =
+        format!("attachment; filename=\"{}-v{version}.tar.gz\"", project.replace(['"', '\\', '/'], "-"));
     if let Ok(name) = HeaderValue::from_str(&name) {
         headers.insert(header::CONTENT_DISPOSITION, name);
     }

@@ -138,7 +138,9 @@ impl Engine {
         let mut told = self.told(who, action, project);
         told.reason = match (wanted, reason) {
             (Wanted::Canary { percent, .. }, None) => Some(format!("{percent} of 100 new sessions")),
-            (Wanted::Canary { percent, .. }, Some(why)) => Some(format!("{percent} of 100 new sessions: {why}")),
+            (Wanted::Canary { percent, .. }, Some(why)) => {
+                Some(format!("{percent} of 100 new sessions: {why}"))
+            }
             (_, reason) => reason,
         };
         let flipped = self.store().project_activate(who.org, project, wanted, told).await;
@@ -162,10 +164,7 @@ impl Engine {
                     "/percent",
                     "a canary takes a share from another release that is active: activate this one without `percent`",
                 ),
-                _ => Error::told(
-                    ErrorCode::NothingToRollBack,
-                    "no other release was active before this one",
-                ),
+                _ => Error::told(ErrorCode::NothingToRollBack, "no other release was active before this one"),
             }),
         }
     }

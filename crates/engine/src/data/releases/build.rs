@@ -64,11 +64,15 @@ impl Engine {
     ) -> Result<ReleaseRow> {
         let mut log = Log::new(self, &row, heard);
         let state = if preview { ReleaseState::Preview } else { ReleaseState::Ready };
-        let layer = inputs_digest(files, &row.harness, "", &row.recipe.build).to_string();
+        let layer = inputs_digest(files, &row.harness, "", &row.recipe.build)
+            .map_err(|error| unread(&error))?
+            .to_string();
         let built = self.built(project, &row, files, &layer, &mut log).await;
         let (built, why) = match built {
             Ok(pack) => (Built::Well { pack, layer, state }, None),
-            Err(Unbuilt::Failed(why)) => (Built::Failed(why.clone()), Some(Error::told(ErrorCode::BuildFailed, why))),
+            Err(Unbuilt::Failed(why)) => {
+                (Built::Failed(why.clone()), Some(Error::told(ErrorCode::BuildFailed, why)))
+            }
             Err(Unbuilt::Broken(error)) => {
                 (Built::Failed("the platform failed: publish again".to_owned()), Some(error))
             }
@@ -124,7 +128,8 @@ impl Engine {
         let tree = incoming.join("built");
         let made = match self.layer(project, row, files, layer, &incoming).await? {
             Some((version, made)) => {
-                log.say(&format!("the setup's inputs are those of v{version}: what it made is taken over")).await;
+                log.say(&format!("the setup's inputs are those of v{version}: what it made is taken over"))
+                    .await;
                 made
             }
             None => {
@@ -153,7 +158,9 @@ impl Engine {
         layer: &str,
         incoming: &Arc<Incoming>,
     ) -> Result<Option<(u64, Files)>> {
-        let Some(version) = self.store().layer_find(row.org, row.project, layer).await? else { return Ok(None) };
+        let Some(version) = self.store().layer_find(row.org, row.project, layer).await? else {
+            return Ok(None);
+        };
         let before = self.store().release_get(row.org, row.project, version).await?;
         let Some(before) = before.filter(|before| before.can_run()) else { return Ok(None) };
         let (Some(source), Some(built)) = (&before.files, &before.built) else { return Ok(None) };
@@ -168,9 +175,15 @@ impl Engine {
             let made = files.with_changes(&source, &built).map_err(|error| unread(&error))?;
             // Packed without contents, it is unpacked from what is kept: the same way as everything else gets on the shelf.
             let path = incoming.join("layer");
-            archive::pack(&incoming.join("built"), &made, Some(&BTreeSet::<Hash>::new()), std::fs::File::create(&path)?)?;
-            let made = archive::unpack(std::fs::File::open(&path)?, &incoming.join("built"), &limits, &library)
-                .map_err(|error| unpacked(&error))?;
+            archive::pack(
+                &incoming.join("built"),
+                &made,
+                Some(&BTreeSet::<Hash>::new()),
+                std::fs::File::create(&path)?,
+            )?;
+            let made =
+                archive::unpack(std::fs::File::open(&path)?, &incoming.join("built"), &limits, &library)
+                    .map_err(|error| unpacked(&error))?;
             Ok(Some((version, made)))
         })
         .await
@@ -182,8 +195,11 @@ impl Engine {
         // A place of its own, gone afterwards; after a crash it is removed like any that belongs to no session.
         let session = SessionId::new(self.clock(), self.rng());
         let source = ReleaseRow { built: None, ..row.clone() };
-        let spec =
-            Spec { session, release: place(self.data_dir(), &source), digest: format!("{} source", row.digest) };
+        let spec = Spec {
+            session,
+            release: place(self.data_dir(), &source),
+            digest: format!("{} source", row.digest),
+        };
         let sandbox = driver.acquire(&spec).await.map_err(Error::from)?;
         let done = match self.setup(row, &*sandbox, log).await {
             Ok(()) => sandbox.export(&into).await.map_err(|error| Unbuilt::from(Error::from(error))),
@@ -325,8 +341,12 @@ impl Log {
             said if said > LINES + WAITING as u64 || !text.starts_with("failed") => return,
             _ => text,
         };
-        let line =
-            BuildLine { version: self.row.version, seq: self.said, text: text.to_owned(), at: self.engine.clock().now() };
+        let line = BuildLine {
+            version: self.row.version,
+            seq: self.said,
+            text: text.to_owned(),
+            at: self.engine.clock().now(),
+        };
         if let Some(heard) = &self.heard {
             let told = LogLine {
                 cursor: build_cursor(&line),

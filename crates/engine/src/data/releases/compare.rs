@@ -91,7 +91,10 @@ impl Engine {
 }
 
 fn gone(version: u64) -> Error {
-    Error::told(karta_types::ErrorCode::ReleaseNotReady, format!("the files of v{version} are not kept any more"))
+    Error::told(
+        karta_types::ErrorCode::ReleaseNotReady,
+        format!("the files of v{version} are not kept any more"),
+    )
 }
 
 /// What differs between two maps.

@@ -42,8 +42,10 @@ impl Engine {
 
     async fn delete_surplus(&self, project: &ProjectRow) -> Result<()> {
         let rows = self.all_releases(project).await?;
-        let there: Vec<&ReleaseRow> =
-            rows.iter().filter(|row| row.can_run() || row.state == karta_types::release::ReleaseState::Failed).collect();
+        let there: Vec<&ReleaseRow> = rows
+            .iter()
+            .filter(|row| row.can_run() || row.state == karta_types::release::ReleaseState::Failed)
+            .collect();
         let keep = self.settings().releases.keep as usize;
         if there.len() <= keep {
             return Ok(());
@@ -81,7 +83,8 @@ impl Engine {
         let rows = self.all_releases(project).await?;
         let alive = || rows.iter().filter(|row| row.state != karta_types::release::ReleaseState::Deleted);
         // The packs whose lists are releases'.
-        let lists: BTreeSet<String> = alive().flat_map(|row| [row.files.clone(), row.built.clone()]).flatten().collect();
+        let lists: BTreeSet<String> =
+            alive().flat_map(|row| [row.files.clone(), row.built.clone()]).flatten().collect();
         let packs = self.packs().list(project.id).await?;
         if packs.iter().any(|pack| !lists.contains(pack)) {
             let needed = self.needed(project, &lists).await?;

@@ -64,7 +64,7 @@ impl Loaded {
 
 /// Releases that were loaded, and projects that were looked up: both only change through this process.
 #[derive(Debug, Default)]
-pub struct Catalogue {
+pub(crate) struct Catalogue {
     releases: RwLock<HashMap<(ProjectId, u64), Arc<Loaded>>>,
     projects: RwLock<Projects>,
 }

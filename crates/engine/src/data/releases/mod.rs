@@ -12,8 +12,8 @@ mod publish;
 mod shelf;
 
 pub use loaded::Loaded;
-pub use logs::{LogCursor, LogKind, LogReader};
 pub(crate) use loaded::{Catalogue, Pinning};
+pub use logs::{LogCursor, LogKind, LogReader};
 pub(crate) use packs::Packs;
 pub(crate) use publish::Publishing;
 pub use publish::{Publish, Published};

@@ -23,7 +23,7 @@ const PART: usize = 1 << 20;
 
 /// Packs by project and name.
 #[derive(Debug, Clone)]
-pub struct Packs(Arc<dyn ObjectStore>);
+pub(crate) struct Packs(Arc<dyn ObjectStore>);
 
 fn failed(doing: &'static str) -> impl FnOnce(object_store::Error) -> Error {
     move |error| {
@@ -43,7 +43,7 @@ impl Packs {
     ///
     /// # Errors
     /// It can't be made.
-    pub fn in_folder(folder: &Path) -> Result<Self> {
+    pub(crate) fn in_folder(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder)
             .map_err(|error| Error::internal("making the blob store's folder", error))?;
         // What was put must be there after the end of power, as the record that points to it is.
@@ -58,7 +58,7 @@ impl Packs {
     ///
     /// # Errors
     /// `storage_full`; the store failed.
-    pub async fn put(&self, project: ProjectId, name: &str, file: &Path) -> Result<()> {
+    pub(crate) async fn put(&self, project: ProjectId, name: &str, file: &Path) -> Result<()> {
         let mut file =
             tokio::fs::File::open(file).await.map_err(|error| Error::internal("reading a pack", error))?;
         let upload =
@@ -84,7 +84,7 @@ impl Packs {
     ///
     /// # Errors
     /// There is none of this name; the store failed.
-    pub async fn get(&self, project: ProjectId, name: &str) -> Result<Box<dyn Read + Send>> {
+    pub(crate) async fn get(&self, project: ProjectId, name: &str) -> Result<Box<dyn Read + Send>> {
         let found = self.0.get(&key(project, name)).await.map_err(failed("reading the blob store"))?;
         Ok(match found.payload {
             GetResultPayload::File(file, _) => Box::new(std::io::BufReader::new(file)),
@@ -99,7 +99,7 @@ impl Packs {
     ///
     /// # Errors
     /// The store failed.
-    pub async fn list(&self, project: ProjectId) -> Result<Vec<String>> {
+    pub(crate) async fn list(&self, project: ProjectId) -> Result<Vec<String>> {
         let folder = Key::from_iter(["packs", &project.to_string()]);
         let mut all = self.0.list(Some(&folder));
         let mut names = Vec::new();
@@ -114,7 +114,7 @@ impl Packs {
     ///
     /// # Errors
     /// The store failed.
-    pub async fn remove(&self, project: ProjectId, name: &str) -> Result<()> {
+    pub(crate) async fn remove(&self, project: ProjectId, name: &str) -> Result<()> {
         match self.0.delete(&key(project, name)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(failed("removing from the blob store")(error)),

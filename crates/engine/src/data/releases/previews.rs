@@ -109,7 +109,8 @@ impl Engine {
         let parent = self.project_row(who, reference).await?;
         let key = ProjectKey::Slug(format!("{}@{name}", parent.slug));
         let row = self.store().project_get(who.org, &key).await?;
-        let row = row.filter(|row| row.parent == Some(parent.id)).ok_or_else(|| Error::not_found("preview"))?;
+        let row =
+            row.filter(|row| row.parent == Some(parent.id)).ok_or_else(|| Error::not_found("preview"))?;
         self.tear_down(who, &row).await
     }
 

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use karta_release::archive::{self, Limits};
-use karta_release::check::{self, Checked};
-use karta_release::{Files, Hash, folder, release_digest};
+use karta_release::check::{self, Checked, Others};
+use karta_release::{Fault, Files, Hash, folder, release_digest};
 use karta_store::{Added, NewRelease, PackRow, ProjectRow, ReleaseRow, Wanted};
 use karta_types::release::{Activation, LogLine, Preview, Release, ReleaseState};
 use karta_types::session::Isolation;
@@ -73,7 +73,7 @@ impl Publishing {
     }
 
     /// A turn at changing what is kept of the project.
-    pub(super) async fn turn(&self, org: OrgId, slug: &str) -> tokio::sync::OwnedMutexGuard<()> {
+    pub(crate) async fn turn(&self, org: OrgId, slug: &str) -> tokio::sync::OwnedMutexGuard<()> {
         self.of(org, slug).lock_owned().await
     }
 }
@@ -226,7 +226,10 @@ impl Engine {
             let files =
                 archive::unpack(archive, &root, &limits, &library).map_err(|error| unpacked(&error))?;
             let tree = files.tree(&root).map_err(|error| unread(&error))?;
-            let checked = check::check(&files, &tree).map_err(|faults| refused(&faults))?;
+            let checked = check::check(&files, &tree, &|harness| {
+                Others::Only(engine.harnesses().versions(harness.id()))
+            })
+            .map_err(|faults| refused(&faults))?;
             Ok(Accepted { checked, files, root, incoming: Arc::new(incoming) })
         })
         .await
@@ -302,7 +305,8 @@ impl Engine {
             return Ok((row, false));
         }
         let id = ReleaseId::new(self.clock(), self.rng());
-        let pack = self.put_pack(project, &id.to_string(), root.clone(), files.clone(), incoming.clone()).await?;
+        let pack =
+            self.put_pack(project, &id.to_string(), root.clone(), files.clone(), incoming.clone()).await?;
         let state = match (&checked.recipe.build.setup, &how.preview) {
             (Some(_), _) => ReleaseState::Building,
             (None, Some(_)) => ReleaseState::Preview,
@@ -391,7 +395,7 @@ impl Engine {
 }
 
 /// The problem of a folder that breaks rules, with all of them.
-fn refused(faults: &[check::Fault]) -> Error {
+fn refused(faults: &[Fault]) -> Error {
     let detail = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let faults: Vec<_> = faults
         .iter()

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use karta_harness::Tree;
 use karta_release::archive::{self, Known, Limits};
-use karta_release::{Files, Hash, folder};
+use karta_release::{Files, Hash, Rule, folder};
 use karta_store::ReleaseRow;
 use karta_types::{ErrorCode, OrgId, ProjectId};
 use tokio::runtime::Handle;
@@ -175,7 +175,10 @@ pub(super) fn unpacked(error: &archive::Error) -> Error {
             ErrorCode::ContentMissing,
             format!("{} contents that the archive relies on are not here", lacking.len()),
         ),
-        archive::Error::TooLarge { .. } => Error::told(ErrorCode::PayloadTooLarge, crate::error::chain(error)),
+        archive::Error::Refused {
+            rule: Rule::TooMany(_) | Rule::TooLarge(_) | Rule::LargeFile(_), ..
+        } => Error::told(ErrorCode::PayloadTooLarge, crate::error::chain(error)),
+        archive::Error::File { .. } => Error::internal("unpacking an archive", crate::error::chain(error)),
         _ => Error::told(ErrorCode::InvalidRelease, crate::error::chain(error)),
     }
 }

@@ -15,7 +15,8 @@ use karta_types::message::{Answer, Content, Message};
 use karta_types::session::{Participant, PermissionMode, ReleasePin, SessionStatus, Turn, TurnState};
 use karta_types::usage::Metered;
 use karta_types::{
-    Body, ErrorCode, KeyId, OrgId, Problem, ProjectId, RequestId, Seq, SessionId, SessionTokenId, Timestamp, TurnId,
+    Body, ErrorCode, KeyId, OrgId, Problem, ProjectId, RequestId, Seq, SessionId, SessionTokenId, Timestamp,
+    TurnId,
 };
 use tokio::sync::{mpsc, oneshot};
 

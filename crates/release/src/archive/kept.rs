@@ -1,0 +1,72 @@
+//! Partial archives that are kept: what they list, and their contents laid open.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write as _};
+use std::path::Path;
+
+use super::members::{Kind, Member, Members};
+use super::stream::Stream;
+use super::{CONTENT, Error, LISTING, Limits};
+use crate::files::Files;
+use crate::hash::{Hash, Hasher};
+use crate::names::Rule;
+
+/// What a partial archive lists; the contents behind the list are not read.
+///
+/// # Errors
+/// It is no partial archive, is damaged or cut off, or reading it failed.
+pub fn listing(from: impl Read, limits: &Limits) -> Result<Files, Error> {
+    let mut members = Members::new(Stream::open(from, limits)?, limits);
+    let refused = |rule| Error::refused(LISTING.as_bytes(), rule);
+    match members.next()? {
+        Some(Member { path, kind: Kind::File { size, .. } }) if path == LISTING => {
+            if size > limits.listing {
+                return Err(refused(Rule::LargeFile(limits.listing)));
+            }
+        }
+        _ => return Err(refused(Rule::Listing("the archive does not begin with it".to_owned()))),
+    }
+    let mut text = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match members.read(&mut buffer)? {
+            0 => break,
+            length => text.extend_from_slice(&buffer[..length]),
+        }
+    }
+    serde_json::from_slice(&text).map_err(|error| refused(Rule::Listing(error.to_string())))
+}
+
+/// Writes the contents of a partial archive into a folder, each to a file that is named by its hash. One that is there already stays.
+///
+/// # Errors
+/// The archive is damaged or cut off; reading it or writing the files failed.
+pub fn contents(from: impl Read, into: &Path, limits: &Limits) -> Result<(), Error> {
+    let mut members = Members::new(Stream::open(from, limits)?, limits);
+    let mut buffer = vec![0; 64 << 10];
+    while let Some(member) = members.next()? {
+        let hash = member.path.strip_prefix(CONTENT).and_then(|hash| hash.parse::<Hash>().ok());
+        let Some(hash) = hash else { continue };
+        let path = into.join(hash.to_string());
+        let at = |source| Error::File { doing: "writing", path: path.clone(), source };
+        let mut file: File = match OpenOptions::new().write(true).create_new(true).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(at(error)),
+        };
+        let mut hasher = Hasher::new();
+        loop {
+            match members.read(&mut buffer)? {
+                0 => break,
+                length => {
+                    hasher.update(&buffer[..length]);
+                    file.write_all(&buffer[..length]).map_err(at)?;
+                }
+            }
+        }
+        if hasher.finish() != hash {
+            return Err(members.refused(Rule::OtherContent));
+        }
+    }
+    Ok(())
+}
