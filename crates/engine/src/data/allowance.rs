@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     fn bound(input: u64, output: u64, least: u64) -> Bound {
-        Bound { input, output, least, ..Bound::default() }
+        Bound { input, counted: true, output, least, answers: 1, long_cache: false }
     }
 
     fn call(number: u128) -> ModelCallId {

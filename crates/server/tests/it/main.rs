@@ -13,6 +13,7 @@ mod oidc;
 mod operations;
 mod people;
 mod provider_keys;
+mod publish;
 mod releases;
 mod repeat;
 mod session_tokens;

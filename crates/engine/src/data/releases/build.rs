@@ -142,10 +142,15 @@ impl Engine {
             }
         };
         let name = ReleaseId::new(self.clock(), self.rng()).to_string();
-        let pack = self.put_pack(project, &name, tree.clone(), made, incoming).await?;
+        let pack = self.put_pack(project, &name, tree.clone(), made, incoming.clone()).await?;
         let served = ReleaseRow { built: Some(name), ..row.clone() };
         let place = place(self.data_dir(), &served);
-        off_runtime("putting the release on the shelf", move || Ok(settle(&tree, &place)?)).await?;
+        off_runtime("putting the release on the shelf", move || {
+            settle(&tree, &place)?;
+            drop(incoming);
+            Ok(())
+        })
+        .await?;
         Ok(pack)
     }
 

@@ -105,7 +105,9 @@ impl Engine {
         if who.restriction.is_some() {
             return Err(Error::not_found("project"));
         }
-        let cursor = after.unwrap_or_else(|| LogCursor(self.clock().now().as_micros(), String::new()));
+        // What has not settled yet is still to come.
+        let now = || LogCursor(self.clock().now().minus(SETTLED).as_micros(), String::new());
+        let cursor = after.unwrap_or_else(now);
         let (org, home, id) = (who.org, project.home(), project.id);
         // Of its parent's builds a preview has that of the release that it shows.
         let version = if project.parent.is_some() { project.active_version } else { version };
