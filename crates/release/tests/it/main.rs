@@ -4,3 +4,11 @@
 mod archive;
 #[cfg(test)]
 mod check;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod others;
+#[cfg(test)]
+mod raw;
+#[cfg(test)]
+mod refusals;
