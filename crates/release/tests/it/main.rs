@@ -9,6 +9,8 @@ mod hostile;
 #[cfg(test)]
 mod others;
 #[cfg(test)]
+mod picking;
+#[cfg(test)]
 mod raw;
 #[cfg(test)]
 mod refusals;

@@ -9,7 +9,7 @@ use karta_release::{Files, folder};
 
 use crate::archive::sample;
 
-fn run(program: &str, arguments: &[&str], at: &Path) -> Vec<u8> {
+pub(crate) fn run(program: &str, arguments: &[&str], at: &Path) -> Vec<u8> {
     let done = Command::new(program)
         .args(arguments)
         .current_dir(at)
