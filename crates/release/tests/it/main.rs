@@ -5,7 +5,11 @@ mod archive;
 #[cfg(test)]
 mod check;
 #[cfg(test)]
+mod guide;
+#[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod manifest;
 #[cfg(test)]
 mod others;
 #[cfg(test)]
