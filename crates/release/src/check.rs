@@ -56,10 +56,12 @@ pub fn check(
     let mut faults = Vec::new();
     let manifest = own(files, tree, manifest::FILE, manifest::parse, &mut faults);
     let defaults = own(files, tree, settings::FILE, settings::parse, &mut faults);
-    // A harness that is declared wrongly is told already.
-    let Some(manifest) = manifest else { return Err(faults) };
+    // With a manifest at fault the harness's own files are looked at all the same, if they show whose they are.
+    let sound = manifest.is_some();
+    let manifest = manifest.unwrap_or_default();
     let harness = match registry::detect(tree, &manifest.harness) {
         Ok(harness) => harness,
+        Err(_) if !sound => return Err(faults),
         Err(error) => {
             let message = error.to_string();
             let declared = manifest.harness.kind.is_some();

@@ -60,7 +60,7 @@ pub fn parse(text: &str) -> Result<Manifest, Vec<Fault>> {
     })
 }
 
-/// The whole names of all keys that the file may have; `env.*` is any name.
+/// The whole names of all keys that the file may have; `env.NAME` is any name.
 pub fn keys() -> Vec<String> {
     let mut document = Document::new(FILE, "");
     read(&mut document, &[]);
@@ -190,45 +190,47 @@ fn env(mut table: Fields<'_>, document: &mut Document<'_>) -> BTreeMap<String, S
     env
 }
 
-/// Names that say where programs and libraries are found, or make an interpreter run something first.
-const MOVING: [&str; 21] = [
+/// Names that say where programs, libraries and the platform's own places are, or that make a program run something first.
+const MOVING: [&str; 27] = [
     "BASH_ENV",
     "ENV",
     "GCONV_PATH",
-    "GETCONF_DIR",
     "HOME",
     "HOSTALIASES",
     "IFS",
+    "IS_SANDBOX",
     "JAVA_TOOL_OPTIONS",
     "LANG",
     "LOCPATH",
     "MALLOC_TRACE",
+    "MAX_THINKING_TOKENS",
     "NLSPATH",
+    "NODE_EXTRA_CA_CERTS",
+    "NODE_OPTIONS",
+    "NODE_PATH",
+    "NODE_TLS_REJECT_UNAUTHORIZED",
     "PATH",
     "PERL5OPT",
     "PROMPT_COMMAND",
     "PWD",
     "RUBYOPT",
     "SHELL",
+    "SHELLOPTS",
     "TERM",
     "TMPDIR",
     "TZDIR",
 ];
-/// Beginnings of names that are the harness's, the platform's, the loader's, or say how models are reached.
-const TAKEN: [&str; 18] = [
+/// Beginnings of names that are the harness's, the platform's or the loader's, or that say how models are reached.
+const TAKEN: [&str; 14] = [
     "ANTHROPIC_",
-    "AWS_",
     "BUN_",
     "CLAUDE_",
     "CLAUDECODE",
     "DISABLE_",
     "DYLD_",
     "GIT_",
-    "IS_SANDBOX",
     "KARTA_",
     "LD_",
-    "MAX_THINKING_TOKENS",
-    "NODE_",
     "NPM_CONFIG_",
     "OPENAI_",
     "OPENCODE_",

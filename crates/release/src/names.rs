@@ -110,7 +110,7 @@ pub enum Rule {
     #[error("what describes it is longer than {0} bytes")]
     LongHeader(u64),
     /// It becomes too much.
-    #[error("the archive is packed more than {0} to one")]
+    #[error("the archive unpacks to more than {0} times its size; send it as plain tar")]
     Ratio(u64),
     /// A content that is not what its name says.
     #[error("its content is not what its name says")]

@@ -12,7 +12,16 @@ pub const FILE: &str = "karta.jsonc";
 /// The longest a process may be kept without a turn, in seconds: a week.
 const MAX_IDLE: u64 = 7 * 24 * 3600;
 /// Types of events that can be hidden; the others are what a turn is.
-const HIDEABLE: [&str; 6] = ["reasoning", "step_start", "step_finish", "tool_use", "tool_result", "system"];
+const HIDEABLE: [&str; 8] = [
+    "reasoning",
+    "tool_use",
+    "tool_result",
+    "step_start",
+    "step_finish",
+    "input_resolved",
+    "agent_changed",
+    "system",
+];
 
 /// Reads the file's text.
 ///
@@ -57,7 +66,15 @@ fn tokens(table: &mut Fields<'_>, document: &mut Document<'_>) -> Option<u32> {
     u32::try_from(number).ok()
 }
 
-/// The keys of the hosted product, where they mean the same. What this file says in its own keys wins.
+/// The same in the words of the hosted product, where they mean the same: each is said once.
+const SPELLINGS: [(&str, &str); 4] = [
+    ("hidden_events", "cli.hidden_event_types"),
+    ("idle_timeout_seconds", "harness.claude.idle_timeout_seconds"),
+    ("permission_mode", "runtime.permission_mode"),
+    ("thinking_budget_tokens", "harness.claude.thinking_budget_tokens"),
+];
+
+/// Reads the other spellings.
 fn other_spellings(top: &mut Fields<'_>, defaults: &mut Defaults, document: &mut Document<'_>) {
     let mut cli = top.table("cli", document);
     let hidden = cli.texts("hidden_event_types", hideable, document);
@@ -86,6 +103,11 @@ fn other_spellings(top: &mut Fields<'_>, defaults: &mut Defaults, document: &mut
     defaults.permission_mode = defaults.permission_mode.or(mode);
     runtime.finish(document);
 
+    for (key, other) in SPELLINGS {
+        if let (Some(_), Some(at)) = (document.find(key), document.find(other)) {
+            document.fault(at, format!("`{other}` says the same as `{key}`; keep one of them"), None);
+        }
+    }
     top.refuse("profile", "who uses a session is known by the key or token", document);
 }
 

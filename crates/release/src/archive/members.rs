@@ -2,11 +2,13 @@
 
 use super::header::{BLOCK, BLOCK_LENGTH, Header};
 use super::stream::Stream;
-use super::{Error, Limits};
+use super::{Error, LISTING, Limits};
 use crate::names::Rule;
 
-/// The longest name in a header of its own, and the longest pax header.
+/// The longest header that only describes the next member: a long name, or pax.
 const MAX_DESCRIPTION: u64 = 1 << 20;
+/// The most bytes of all such headers together.
+const MAX_DESCRIPTIONS: u64 = 256 << 20;
 /// How many bytes may follow the end of the archive; tar pads to whole records, of ten kibibytes if nobody says otherwise.
 const MAX_PADDING: u64 = 4 << 20;
 /// The rights of setuid, setgid and the sticky bit.
@@ -42,6 +44,7 @@ pub(super) struct Members<'a> {
     limits: Limits,
     seen: u64,
     bytes: u64,
+    described: u64,
     /// The member that is being read, for faults.
     current: Vec<u8>,
     /// What is left of its content.
@@ -52,7 +55,16 @@ pub(super) struct Members<'a> {
 
 impl<'a> Members<'a> {
     pub(super) fn new(stream: Stream<'a>, limits: &Limits) -> Self {
-        Self { stream, limits: *limits, seen: 0, bytes: 0, current: Vec::new(), left: 0, padding: 0 }
+        Self {
+            stream,
+            limits: *limits,
+            seen: 0,
+            bytes: 0,
+            described: 0,
+            current: Vec::new(),
+            left: 0,
+            padding: 0,
+        }
     }
 
     /// The next member; `None` at the end of the archive, which is then read to its last byte.
@@ -75,10 +87,6 @@ impl<'a> Members<'a> {
             })?;
             let name = described.name.clone().unwrap_or_else(|| header.name());
             self.current.clone_from(&name);
-            self.seen += 1;
-            if self.seen > self.limits.members {
-                return Err(self.refused(Rule::TooMany(self.limits.members)));
-            }
             let unreadable = || {
                 Error::Broken(format!(
                     "the header of `{}` has a number that is none",
@@ -108,6 +116,10 @@ impl<'a> Members<'a> {
     }
 
     fn member(&mut self, name: &[u8], kind: u8, size: u64, mode: u64, link: &[u8]) -> Result<Member, Error> {
+        self.seen += 1;
+        if self.seen > self.limits.members {
+            return Err(self.refused(Rule::TooMany(self.limits.members)));
+        }
         let kind = match kind {
             // Before there was a type for folders, a slash at the end said so.
             0 | b'0' if name.ends_with(b"/") => b'5',
@@ -139,10 +151,17 @@ impl<'a> Members<'a> {
                 Kind::Link { target }
             }
             _ => {
-                if size > self.limits.file {
-                    return Err(self.refused(Rule::LargeFile(self.limits.file)));
+                // A listing is no file of the release.
+                let listing = self.seen == 1 && path == LISTING;
+                let most = if listing { self.limits.listing } else { self.limits.file };
+                if size > most {
+                    return Err(self.refused(Rule::LargeFile(most)));
                 }
-                self.bytes = self.bytes.saturating_add(size);
+                if listing {
+                    self.seen = 0;
+                } else {
+                    self.bytes = self.bytes.saturating_add(size);
+                }
                 if self.bytes > self.limits.bytes {
                     return Err(self.refused(Rule::TooLarge(self.limits.bytes)));
                 }
@@ -171,8 +190,11 @@ impl<'a> Members<'a> {
 
     /// Reads a header's content, which describes the next member.
     fn describe(&mut self, size: u64) -> Result<Vec<u8>, Error> {
-        if size > MAX_DESCRIPTION {
-            return Err(self.refused(Rule::LongHeader(MAX_DESCRIPTION)));
+        self.described = self.described.saturating_add(size).saturating_add(BLOCK_LENGTH);
+        for (length, most) in [(size, MAX_DESCRIPTION), (self.described, MAX_DESCRIPTIONS)] {
+            if length > most {
+                return Err(self.refused(Rule::LongHeader(most)));
+            }
         }
         self.content(size);
         let mut content = Vec::new();

@@ -30,7 +30,7 @@ pub const CONTENT: &str = ".karta/content/";
 /// How much an archive may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Members, with the headers that only describe others; also entries of a listing.
+    /// Members, folders too; also entries of a listing.
     pub members: u64,
     /// Bytes of all files.
     pub bytes: u64,

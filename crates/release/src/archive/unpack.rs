@@ -31,9 +31,7 @@ pub fn unpack(from: impl Read, into: &Path, limits: &Limits, known: &dyn Known) 
     }
     let files = match unpacking.members.next()? {
         None => return Err(Error::Empty),
-        Some(Member { path, kind: Kind::File { size, .. } }) if path == LISTING => {
-            unpacking.partial(size, known)?
-        }
+        Some(Member { path, kind: Kind::File { .. } }) if path == LISTING => unpacking.partial(known)?,
         first => unpacking.whole(first)?,
     };
     if files.is_empty() {
@@ -104,8 +102,8 @@ impl Unpacking<'_> {
         }
     }
 
-    fn partial(mut self, size: u64, known: &dyn Known) -> Result<Files, Error> {
-        let files = self.listing(size)?;
+    fn partial(mut self, known: &dyn Known) -> Result<Files, Error> {
+        let files = self.listing()?;
         let mut wanted: BTreeMap<Hash, Wanted<'_>> = BTreeMap::new();
         for (path, entry) in files.iter() {
             let Entry::File { hash, size, executable } = entry else { continue };
@@ -157,11 +155,8 @@ impl Unpacking<'_> {
     }
 
     /// Reads the listing, which is the current member, within the limits of an archive.
-    fn listing(&mut self, size: u64) -> Result<Files, Error> {
+    fn listing(&mut self) -> Result<Files, Error> {
         let refused = |rule| Error::refused(LISTING.as_bytes(), rule);
-        if size > self.limits.listing {
-            return Err(refused(Rule::LargeFile(self.limits.listing)));
-        }
         let mut text = Vec::new();
         let mut buffer = vec![0; 64 << 10];
         loop {

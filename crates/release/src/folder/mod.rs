@@ -4,6 +4,7 @@ pub(crate) mod ignored;
 mod pick;
 mod read;
 mod suspects;
+mod tokens;
 mod walk;
 
 use std::io;

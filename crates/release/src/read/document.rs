@@ -6,12 +6,12 @@ use super::node::{Key, Node};
 use super::{jsonc, nearest, toml};
 use crate::fault::Fault;
 
-/// Where the keys of a file stand: line and column, by the key's whole name.
+/// Where the values of a file's keys stand: line and column, by the key's whole name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Places(BTreeMap<String, (u64, u64)>);
 
 impl Places {
-    /// The fault, with the place of this key.
+    /// The fault, with the place of this key's value.
     pub(crate) fn put(&self, key: &str, fault: Fault) -> Fault {
         match self.0.get(key) {
             Some((line, column)) => fault.at(*line, *column),
@@ -37,7 +37,7 @@ pub(crate) struct Document<'a> {
     /// By place.
     faults: Vec<(usize, Fault)>,
     pub(super) strays: Vec<Stray>,
-    /// The whole names of all keys that were asked for, and where those stand that are there.
+    /// The whole names of all keys that were asked for, and where the values stand of those that are there.
     pub(super) keys: BTreeMap<String, Option<usize>>,
 }
 
@@ -69,19 +69,30 @@ impl<'a> Document<'a> {
         !self.faults.is_empty()
     }
 
+    /// Where this key's value stands, given by its whole name, if it is there.
+    pub(crate) fn find(&self, key: &str) -> Option<usize> {
+        self.keys.get(key).copied().flatten()
+    }
+
     /// The whole names of the keys that were asked for.
     pub(crate) fn keys(&self) -> Vec<String> {
         self.keys.keys().cloned().collect()
     }
 
-    /// Everything that is wrong, or else what was made of the file, and where its keys stand.
+    /// Everything that is wrong, or else what was made of the file, and where its values stand.
     pub(crate) fn finish<T>(mut self, made: impl FnOnce(Places) -> T) -> Result<T, Vec<Fault>> {
         for stray in std::mem::take(&mut self.strays) {
             let Stray { at, prefix, name, known } = stray;
+            let whole = format!("{prefix}{name}");
+            if name.contains('.') && self.keys.contains_key(&whole) {
+                let help = "each part of it is a table in the one before".to_owned();
+                self.fault(at, format!("unknown key `{whole}`, written as one word with dots"), Some(help));
+                continue;
+            }
             let beside = nearest(&name, known).map(|meant| format!("{prefix}{meant}"));
             let elsewhere = || self.keys.keys().find(|key| key.rsplit('.').next() == Some(&name)).cloned();
             let help = beside.or_else(elsewhere).map(|meant| format!("did you mean `{meant}`?"));
-            self.fault(at, format!("unknown key `{prefix}{name}`"), help);
+            self.fault(at, format!("unknown key `{whole}`"), help);
         }
         if self.faults.is_empty() {
             let place = |(key, at): (&String, &Option<usize>)| Some((key.clone(), self.place((*at)?)));

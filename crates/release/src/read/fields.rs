@@ -26,8 +26,8 @@ impl<'n> Fields<'n> {
 
     /// The value of a key.
     fn get(&mut self, name: &'static str, document: &mut Document<'_>) -> Option<&'n Node> {
-        let (key, node) = self.find(name).map_or((None, None), |(key, node)| (Some(key.at), Some(node)));
-        document.keys.insert(self.whole(name), key);
+        let node = self.find(name).map(|(_, node)| node);
+        document.keys.insert(self.whole(name), node.map(|node| node.at));
         node
     }
 
@@ -51,7 +51,7 @@ impl<'n> Fields<'n> {
 
     /// Every entry, whatever its name: for tables whose keys are the person's own.
     pub(crate) fn all(&mut self, document: &mut Document<'_>) -> &'n [(Key, Node)] {
-        document.keys.insert(self.whole("*"), None);
+        document.keys.insert(self.whole("NAME"), None);
         std::mem::take(&mut self.entries)
     }
 

@@ -2,12 +2,18 @@
 
 /// The one of `words` that is nearest to what was written, if it is near enough to be what was meant.
 pub(crate) fn nearest<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let near = |word: &str| (written.chars().count().max(word.chars().count()) / 3).max(1);
+    let written = written.to_lowercase();
+    let length = written.chars().count();
+    let slips = |word: &str| {
+        // The beginning of a word is as good as the word.
+        let begun = length >= 3 && word.starts_with(&written);
+        if begun { 1 } else { distance(&written, &word.to_lowercase()) }
+    };
     words
         .into_iter()
-        .map(|word| (distance(&written.to_lowercase(), &word.to_lowercase()), word))
-        .filter(|(distance, word)| *distance <= near(word))
-        .min_by_key(|(distance, _)| *distance)
+        .map(|word| (slips(word), word))
+        .filter(|(slips, word)| *slips <= (length.max(word.chars().count()) / 3).max(1))
+        .min_by_key(|(slips, _)| *slips)
         .map(|(_, word)| word)
 }
 
@@ -61,5 +67,7 @@ mod tests {
         assert_eq!(nearest("polices", words), Some("policy"));
         assert_eq!(nearest("entry_point", words), None);
         assert_eq!(nearest("", words), None);
+        assert_eq!(nearest("pol", words), Some("policy"));
+        assert_eq!(nearest("claude", ["opencode", "claude-code"]), Some("claude-code"));
     }
 }

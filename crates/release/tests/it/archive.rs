@@ -8,7 +8,7 @@ use karta_release::archive::{self, Error, Known, Limits, Nothing};
 use karta_release::{Files, Hash, folder};
 use tempfile::TempDir;
 
-fn sample() -> TempDir {
+pub(crate) fn sample() -> TempDir {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     let root = tempfile::tempdir().unwrap();

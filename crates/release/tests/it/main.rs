@@ -4,3 +4,17 @@
 mod archive;
 #[cfg(test)]
 mod check;
+#[cfg(test)]
+mod guide;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod manifest;
+#[cfg(test)]
+mod others;
+#[cfg(test)]
+mod picking;
+#[cfg(test)]
+mod raw;
+#[cfg(test)]
+mod refusals;
