@@ -142,7 +142,7 @@ impl Engine {
             participants: new.participants,
             permission_mode: new
                 .permission_mode
-                .or(release.recipe().defaults.permission_mode)
+                .or_else(|| release.recipe().defaults.permission_mode)
                 .unwrap_or_default(),
             release_pin: new.release_pin,
             pinned_version: None,

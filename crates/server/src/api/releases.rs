@@ -26,7 +26,7 @@ use crate::problem::{Answer, Failure};
 use crate::sse::{Named, named, wants_events};
 
 /// How long an upload may stand still.
-const STILL: Duration = Duration::from_secs(60);
+const STILL: Duration = Duration::from_mins(1);
 /// Lines of a build that wait for a slow reader.
 const WAITING: usize = 256;
 /// The most characters of a reason.
@@ -90,7 +90,7 @@ async fn publish(
     let headers = request.headers();
     let streaming = wants_events(headers);
     let how = Publish {
-        activate: asked.activate.unwrap_or(asked.preview.is_none()),
+        activate: asked.activate.unwrap_or_else(|| asked.preview.is_none()),
         commit: words(headers, "karta-commit")?,
         message: words(headers, "karta-message")?,
         preview: asked.preview,

@@ -126,20 +126,17 @@ impl Engine {
         })
         .await?;
         let tree = incoming.join("built");
-        let made = match self.layer(project, row, files, layer, &incoming).await? {
-            Some((version, made)) => {
-                log.say(&format!("the setup's inputs are those of v{version}: what it made is taken over"))
-                    .await;
-                made
-            }
-            None => {
-                self.run_setup(row, tree.clone(), log).await?;
-                let root = tree.clone();
-                off_runtime("reading what the setup made", move || {
-                    Ok(Files::read(&root).map_err(|error| unread(&error))?)
-                })
-                .await?
-            }
+        let taken_over = self.layer(project, row, files, layer, &incoming).await?;
+        let made = if let Some((version, made)) = taken_over {
+            log.say(&format!("the setup's inputs are those of v{version}: what it made is taken over")).await;
+            made
+        } else {
+            self.run_setup(row, tree.clone(), log).await?;
+            let root = tree.clone();
+            off_runtime("reading what the setup made", move || {
+                Ok(Files::read(&root).map_err(|error| unread(&error))?)
+            })
+            .await?
         };
         let name = ReleaseId::new(self.clock(), self.rng()).to_string();
         let pack = self.put_pack(project, &name, tree.clone(), made, incoming.clone()).await?;
@@ -167,7 +164,7 @@ impl Engine {
             return Ok(None);
         };
         let before = self.store().release_get(row.org, row.project, version).await?;
-        let Some(before) = before.filter(|before| before.can_run()) else { return Ok(None) };
+        let Some(before) = before.filter(ReleaseRow::can_run) else { return Ok(None) };
         let (Some(source), Some(built)) = (&before.files, &before.built) else { return Ok(None) };
         let source = self.packs().get(row.project, source).await?;
         let built = self.packs().get(row.project, built).await?;

@@ -94,9 +94,9 @@ impl Engine {
                 self.packs().remove(project.id, pack).await?;
             }
         }
-        let shelf = self.data_dir().join("releases").join(project.id.to_string());
+        let copies = self.data_dir().join("releases").join(project.id.to_string());
         off_runtime("clearing the shelf", move || {
-            let Ok(there) = fs::read_dir(&shelf) else { return Ok(()) };
+            let Ok(there) = fs::read_dir(&copies) else { return Ok(()) };
             for entry in there {
                 let entry = entry?;
                 let name = entry.file_name();
@@ -129,8 +129,8 @@ impl Engine {
         for pack in self.packs().list(project).await? {
             self.packs().remove(project, &pack).await?;
         }
-        let shelf = self.data_dir().join("releases").join(project.to_string());
-        off_runtime("clearing the shelf", move || match fs::remove_dir_all(shelf) {
+        let copies = self.data_dir().join("releases").join(project.to_string());
+        off_runtime("clearing the shelf", move || match fs::remove_dir_all(copies) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
         })

@@ -29,7 +29,7 @@ fn failed(doing: &'static str) -> impl FnOnce(object_store::Error) -> Error {
     move |error| {
         let full = std::iter::successors(std::error::Error::source(&error), |error| error.source())
             .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-            .any(|cause| crate::error::is_full(cause));
+            .any(crate::error::is_full);
         if full { Error::storage_full() } else { Error::internal(doing, error) }
     }
 }

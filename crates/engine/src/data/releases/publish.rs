@@ -9,6 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use karta_harness::{Tree, registry};
 use karta_release::archive::{self, Limits};
 use karta_release::check::{self, Checked, Others};
 use karta_release::{Fault, Files, Hash, folder, release_digest};
@@ -57,10 +58,13 @@ pub struct Published {
 
 /// Who publishes to which project: one after the other.
 #[derive(Debug, Default)]
-pub(crate) struct Publishing(Mutex<HashMap<(OrgId, String), Weak<tokio::sync::Mutex<()>>>>);
+pub(crate) struct Publishing(Mutex<HashMap<(OrgId, String), Weak<Turns>>>);
+
+/// One holds it at a time.
+type Turns = tokio::sync::Mutex<()>;
 
 impl Publishing {
-    fn of(&self, org: OrgId, slug: &str) -> Arc<tokio::sync::Mutex<()>> {
+    fn of(&self, org: OrgId, slug: &str) -> Arc<Turns> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (org, slug.to_owned());
         if let Some(one) = all.get(&key).and_then(Weak::upgrade) {
@@ -139,13 +143,16 @@ impl Engine {
             Ok(folder::pick(&source, &folder::Choice::default()).map_err(|error| unread(&error))?)
         })
         .await?;
+        if picked.files.is_empty() {
+            // What is looked for says more than that an archive is empty.
+            registry::detect(&Tree::new(), &registry::Declared::default())?;
+        }
         let (reader, writer) =
             std::io::pipe().map_err(|error| Error::internal("making a pipe for the folder", error))?;
         let packing =
             tokio::task::spawn_blocking(move || archive::pack(&picked.root, &picked.files, None, writer));
         let published = self.publish(&who, slug, Box::new(reader), Publish::default(), None).await;
         match packing.await {
-            Ok(Ok(())) => {}
             // Why the archive ended early says more than that it did. A refusal closes the pipe: then it is what counts.
             Ok(Err(error)) if error.kind() != std::io::ErrorKind::BrokenPipe => {
                 return Err(Error::told(ErrorCode::InvalidRelease, error.to_string()));
