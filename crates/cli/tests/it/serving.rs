@@ -42,7 +42,7 @@ async fn every_refusal_says_what_and_what_to_do() {
     refused(&["dev", &app, "--data", &data, "--listen", any], &["declares harness `opencode`", "CLAUDE.md"])
         .await;
     std::fs::write(path("app/karta.toml"), "[harness]\ntyp = \"x\"\n").unwrap();
-    refused(&["dev", &app, "--data", &data, "--listen", any], &["karta.toml", "typ", "line 2"]).await;
+    refused(&["dev", &app, "--data", &data, "--listen", any], &["karta.toml", "typ", ":2:"]).await;
 
     std::fs::write(path("settings.toml"), "listn = \"127.0.0.1:1\"\n").unwrap();
     let config = path("settings.toml");
