@@ -7,6 +7,8 @@ mod billing;
 mod budgets;
 mod events;
 mod faults;
+mod git;
+mod git_client;
 mod inputs;
 mod messages;
 mod oidc;

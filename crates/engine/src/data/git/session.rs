@@ -4,14 +4,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use karta_types::ErrorCode;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::ChildStdout;
@@ -20,7 +19,7 @@ use tokio::sync::mpsc;
 use super::hook::{self, Question};
 use super::program::Group;
 use super::push::Push;
-use super::repositories::{Repository, Turn};
+use super::repositories::Turn;
 use crate::{Engine, Error, Principal, Result};
 
 /// What a pusher sends, as it comes.
