@@ -1,6 +1,5 @@
 //! The real git client, in a working tree of its own.
 
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -107,13 +106,73 @@ impl Work {
     }
 }
 
-/// Every process that runs git in a folder below this one, by its number.
-pub(crate) fn processes_in(folder: &Path) -> Vec<u32> {
+/// A project's repository on the server.
+pub(crate) struct Kept(std::path::PathBuf);
+
+/// The repository of a project that was pushed to.
+pub(crate) async fn repository(app: &App, project: &str) -> Kept {
+    let id = app.get(&format!("/v1/projects/{project}")).await["id"].as_str().unwrap().to_owned();
+    Kept(folder(app).join(format!("{id}.git")))
+}
+
+impl Kept {
+    async fn git(&self, args: &[&str]) -> Option<String> {
+        let mut command = Command::new("git");
+        command.arg("--git-dir").arg(&self.0).args(args).env("GIT_CONFIG_GLOBAL", "/dev/null");
+        let output = command.stdin(Stdio::null()).output().await.unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    }
+
+    /// Where a branch is.
+    pub(crate) async fn head(&self, branch: &str) -> Option<String> {
+        self.git(&["rev-parse", "--verify", "--quiet", &format!("refs/heads/{branch}")]).await
+    }
+
+    /// Whether an object is there.
+    pub(crate) async fn has(&self, object: &str) -> bool {
+        self.git(&["cat-file", "-e", object]).await.is_some()
+    }
+
+    /// What a push leaves if it is not ended well: a quarantine, a half pack, a lock.
+    pub(crate) fn litter(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.0.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).unwrap().flatten() {
+                let name = entry.file_name().into_string().unwrap();
+                let litter = name.contains("tmp_") || name.contains("incoming") || name.ends_with(".lock");
+                if litter {
+                    found.push(name);
+                } else if entry.file_type().unwrap().is_dir() {
+                    folders.push(entry.path());
+                }
+            }
+        }
+        found
+    }
+}
+
+/// The refs that are kept of a project, and nothing half-done beside them.
+pub(crate) async fn kept(app: &App, project: &str) -> Vec<String> {
+    let kept = repository(app, project).await;
+    assert_eq!(kept.litter(), Vec::<String>::new());
+    let new = folder(app).join("new");
+    assert!(!new.exists() || std::fs::read_dir(new).unwrap().next().is_none());
+    kept.git(&["for-each-ref", "--format=%(refname)"]).await.unwrap().lines().map(str::to_owned).collect()
+}
+
+fn folder(app: &App) -> std::path::PathBuf {
+    app.data.path().join("data").join("git")
+}
+
+/// The processes that work in the server's repositories, by their numbers.
+pub(crate) fn processes_in(app: &App) -> Vec<u32> {
+    let folder = folder(app);
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Ok(number) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
         // One that ended meanwhile has no folder.
-        if std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder)) {
+        if std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&folder)) {
             found.push(number);
         }
     }

@@ -219,20 +219,19 @@ impl Push {
     /// Leaves the repository as the next push needs it: nothing half-done in it, and under the project's id, if the project came to be.
     pub(super) async fn settle(&mut self) -> Result<()> {
         self.repository.tidy().await?;
-        if self.project.is_some() {
-            return Ok(());
-        }
-        let made = match self.repository.branches().await?.is_empty() {
-            true => None,
-            false => self.engine.push_target(&self.who, &self.slug).await?.1,
-        };
-        match made {
-            Some(project) => {
+        let now = self.engine.push_target(&self.who, &self.slug).await?.1;
+        match (self.project, now) {
+            (None, Some(project)) if !self.repository.branches().await?.is_empty() => {
                 self.repository = self.engine.repositories().adopt(self.repository.clone(), project).await?;
-                self.project = made;
+                self.project = now;
                 Ok(())
             }
-            None => self.repository.clone().remove().await,
+            (Some(before), Some(now)) if before == now => Ok(()),
+            // Nothing was taken, or the project was deleted meanwhile.
+            _ => {
+                self.project = None;
+                self.repository.clone().remove().await
+            }
         }
     }
 }

@@ -54,7 +54,9 @@ impl Repository {
             return Ok(None);
         }
         // Cut by git, which can have more of a line in memory than we want to read.
-        let words = ["log", "-1", "--no-notes", "--encoding=UTF-8", "--format=%<(300,trunc)%s%n%<(100,trunc)%an"];
+        // Without its parents: a shallow clone pushes none.
+        let format = "--format=%<(300,trunc)%s%n%<(100,trunc)%an";
+        let words = ["log", "--no-walk", "--no-notes", "--encoding=UTF-8", format];
         let words = self.quarantined(words.into_iter().chain([id.as_str(), "--"]), quarantine);
         let text = Git::output(words, COMMIT).await?;
         let text = String::from_utf8_lossy(&text);
