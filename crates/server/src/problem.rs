@@ -46,7 +46,8 @@ impl IntoResponse for Plain {
         let text = match problem.error {
             ErrorCode::Internal => String::new(),
             ErrorCode::Unauthorized => {
-                "the password is an API key, or the token of `karta login`; the user name can be anything\n".to_owned()
+                "the password is an API key, or the token of `karta login`; the user name can be anything\n"
+                    .to_owned()
             }
             _ => format!("{}\n", problem.detail),
         };

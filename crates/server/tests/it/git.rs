@@ -14,7 +14,8 @@ pub(crate) fn saying(words: &str) -> String {
 
 /// What the project answers to a message.
 async fn said(app: &App, project: &str) -> Value {
-    let (status, answer) = app.post(&format!("/v1/projects/{project}/messages"), json!({"text": "hello"})).await;
+    let (status, answer) =
+        app.post(&format!("/v1/projects/{project}/messages"), json!({"text": "hello"})).await;
     assert_eq!(status, 200, "{answer}");
     answer["text"].clone()
 }
@@ -184,7 +185,10 @@ async fn several_branches_are_taken_together_or_not_at_all() {
     assert!(!refused.well && refused.said.contains("karta.toml:1"), "{}", refused.said);
     let previews = app.get("/v1/projects/pushed/previews").await;
     assert!(previews["data"].as_array().unwrap().is_empty(), "{previews}");
-    assert_eq!((kept(&app, "pushed").await, active(&app, "pushed").await), (vec!["refs/heads/main".into()], json!(1)));
+    assert_eq!(
+        (kept(&app, "pushed").await, active(&app, "pushed").await),
+        (vec!["refs/heads/main".into()], json!(1))
+    );
     let taken = work.push(&[&format!("{good}:refs/heads/main"), &format!("{main}:refs/heads/old")]).await;
     assert!(taken.well, "{}", taken.said);
     assert_eq!((said(&app, "pushed").await, said(&app, "pushed@old").await), (json!("good"), json!("one")));
@@ -248,7 +252,8 @@ async fn what_is_pushed_is_what_is_published_whatever_its_attributes_say() {
     let mut tar = std::process::Command::new("tar");
     tar.arg("cf").arg(&archive).args(files).current_dir(work.folder.path());
     assert!(tar.status().unwrap().success());
-    let sent = app.request(Method::POST, "/v1/projects/pushed/releases").body(std::fs::read(&archive).unwrap());
+    let sent =
+        app.request(Method::POST, "/v1/projects/pushed/releases").body(std::fs::read(&archive).unwrap());
     let sent = sent.header("content-type", "application/x-tar").send().await.unwrap();
     let (status, release) = crate::support::answer(sent).await;
     assert_eq!((status, &release["version"]), (200, &json!(1)), "{release}");
@@ -292,7 +297,8 @@ async fn a_key_comes_as_a_password_by_a_helper_or_as_a_header() {
     work.git(&["remote", "add", "karta", &url]).await;
     let asked = work.push(&["main"]).await;
     assert!(!asked.well && asked.said.contains("could not read Username"), "{}", asked.said);
-    let helper = |key: &str| format!("credential.helper=!f() {{ echo username=anyone; echo password={key}; }}; f");
+    let helper =
+        |key: &str| format!("credential.helper=!f() {{ echo username=anyone; echo password={key}; }}; f");
     let wrong = work.try_git(&["-c", &helper("kt_live_nonsense"), "push", "karta", "main"]).await;
     assert!(!wrong.well && wrong.said.contains("Authentication failed"), "{}", wrong.said);
     assert!(wrong.said.contains("the password is an API key"), "{}", wrong.said);
@@ -402,7 +408,8 @@ async fn two_pushes_at_once_come_one_after_the_other() {
     let (first, second) = tokio::join!(one.push(&["main"]), two.push(&["main"]));
     assert!(first.well != second.well, "{first:?} {second:?}");
     let lost = if first.well { &second } else { &first };
-    let told = ["push again", "fetch first", "non-fast-forward"].iter().any(|words| lost.said.contains(words));
+    let told =
+        ["push again", "fetch first", "non-fast-forward"].iter().any(|words| lost.said.contains(words));
     assert!(told, "{}", lost.said);
     assert_eq!(said(&app, "pushed").await, if first.well { "one" } else { "two" });
     assert_eq!(releases(&app, "pushed").await.len(), 1);

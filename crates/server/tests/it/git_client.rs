@@ -52,7 +52,8 @@ impl Work {
     /// git, however it ends.
     pub(crate) async fn try_git(&self, args: &[&str]) -> Ended {
         let output = tokio::time::timeout(PATIENCE, self.command(args).output()).await.unwrap().unwrap();
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         Ended { well: output.status.success(), said }
     }
 

@@ -76,7 +76,10 @@ pub(super) enum Step {
 /// Why nothing of it is done, as a sentence for the pusher.
 pub(super) fn plan(updates: &[Update], refs: &BTreeMap<String, ObjectId>) -> Result<Vec<Step>, String> {
     if updates.len() > MOST {
-        return Err(format!("{} branches in one push are too many; push at most {MOST} at once", updates.len()));
+        return Err(format!(
+            "{} branches in one push are too many; push at most {MOST} at once",
+            updates.len()
+        ));
     }
     let (mut previews, mut live, mut gone) = (Vec::new(), Vec::new(), Vec::new());
     let mut after: BTreeSet<&str> = refs.keys().map(String::as_str).collect();
@@ -114,9 +117,9 @@ pub(super) fn plan(updates: &[Update], refs: &BTreeMap<String, ObjectId>) -> Res
     previews.append(&mut live);
     // A preview that another branch has from now on stays.
     gone.retain(|step| match step {
-        Step::Remove { preview: going, .. } => {
-            !previews.iter().any(|kept| matches!(kept, Step::Publish { preview: Some(name), .. } if name == going))
-        }
+        Step::Remove { preview: going, .. } => !previews
+            .iter()
+            .any(|kept| matches!(kept, Step::Publish { preview: Some(name), .. } if name == going)),
         Step::Publish { .. } => true,
     });
     previews.append(&mut gone);
@@ -192,7 +195,11 @@ fn check_apart(
                     shown(two)
                 ));
             }
-            if after.contains(other) && !is_live(one) && !is_live(two) && preview_name(one) == preview_name(two) {
+            if after.contains(other)
+                && !is_live(one)
+                && !is_live(two)
+                && preview_name(one) == preview_name(two)
+            {
                 return Err(format!(
                     "the branches `{}` and `{}` would have the same preview: rename one, or delete the other first",
                     shown(one),
@@ -259,9 +266,14 @@ mod tests {
         assert!(refused(&[push("main", Some('a'), None)], &["main"]).contains("can't be deleted"));
         assert!(refused(&[push("main", None, Some('b'))], &["main"]).contains("push again"));
         assert!(refused(&[push("x", Some('a'), None)], &[]).contains("push again"));
-        assert!(refused(&[push("main", None, Some('b')), push("master", None, Some('b'))], &[]).contains("both"));
+        assert!(
+            refused(&[push("main", None, Some('b')), push("master", None, Some('b'))], &[]).contains("both")
+        );
         assert!(refused(&[push("pr/1", None, Some('b'))], &["pr-1"]).contains("same preview"));
-        assert!(refused(&[push("PR.1", None, Some('b')), push("pr_1", None, Some('b'))], &[]).contains("same preview"));
+        assert!(
+            refused(&[push("PR.1", None, Some('b')), push("pr_1", None, Some('b'))], &[])
+                .contains("same preview")
+        );
         assert!(refused(&[push("a/b", None, Some('b'))], &["a"]).contains("side by side"));
         assert!(refused(&[push("main/b", None, Some('b'))], &["main"]).contains("side by side"));
         assert!(refused(&[push("grün", None, Some('b'))], &[]).contains("a to z"));
@@ -278,7 +290,10 @@ mod tests {
     fn a_name_is_free_again_once_its_branch_goes() {
         let updates = [push("pr-1", Some('a'), None), push("pr/1", None, Some('b'))];
         let steps = plan(&updates, &refs(&["pr-1"])).unwrap();
-        assert!(matches!(steps.as_slice(), [Step::Publish { .. }]), "the preview is the new branch's: {steps:?}");
+        assert!(
+            matches!(steps.as_slice(), [Step::Publish { .. }]),
+            "the preview is the new branch's: {steps:?}"
+        );
     }
 
     proptest! {

@@ -22,8 +22,7 @@ const COMPLAINT: u64 = 8 << 10;
 /// runs without.
 const LIMITED: &str = "ulimit -c 0; ulimit -v 2097152 2>/dev/null; exec \"$@\"";
 /// The same; the socket that is standard error becomes descriptor 3, which hooks inherit. What git says outside its protocol is nobody's.
-const LIMITED_WITH_CHANNEL: &str =
-    "ulimit -c 0; ulimit -v 2097152 2>/dev/null; exec \"$@\" 3<&2 2>/dev/null";
+const LIMITED_WITH_CHANNEL: &str = "ulimit -c 0; ulimit -v 2097152 2>/dev/null; exec \"$@\" 3<&2 2>/dev/null";
 
 /// What holds for every repository. Written beside them and read as the user's own configuration, which every git since long ago knows.
 ///
@@ -113,7 +112,11 @@ impl Git {
     }
 
     /// A command in a folder, to be run by [`Group::spawn`].
-    pub(super) fn command<A: AsRef<OsStr>>(&self, folder: &Path, args: impl IntoIterator<Item = A>) -> Command {
+    pub(super) fn command<A: AsRef<OsStr>>(
+        &self,
+        folder: &Path,
+        args: impl IntoIterator<Item = A>,
+    ) -> Command {
         self.shell(LIMITED, folder, args)
     }
 
@@ -165,7 +168,8 @@ impl Git {
     /// As [`Git::ask`], of a command made before.
     pub(super) async fn output(command: Command, most: u64) -> Result<Vec<u8>> {
         let failed = |why: String| Error::internal("running git", why);
-        let mut group = Group::spawn(command, Stdio::piped(), Stdio::piped()).map_err(|why| failed(why.to_string()))?;
+        let mut group =
+            Group::spawn(command, Stdio::piped(), Stdio::piped()).map_err(|why| failed(why.to_string()))?;
         let (stdout, stderr) = (group.child.stdout.take(), group.child.stderr.take());
         let ended = tokio::time::timeout(QUICK, async {
             let (out, complaint) = tokio::join!(bounded(stdout, most + 1), bounded(stderr, COMPLAINT));

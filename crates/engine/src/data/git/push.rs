@@ -121,7 +121,9 @@ impl Push {
         for step in &steps {
             if let Step::Remove { branch, preview } = step {
                 match self.engine.remove_preview(&self.who, &self.slug, preview).await {
-                    Ok(()) => tell(say, format!("The preview {preview} is gone, with the branch {branch}.")).await,
+                    Ok(()) => {
+                        tell(say, format!("The preview {preview} is gone, with the branch {branch}.")).await
+                    }
                     // It ended by itself before.
                     Err(error) if error.code() == ErrorCode::NotFound => {}
                     Err(error) => return Err(error),
@@ -141,10 +143,16 @@ impl Push {
     ) -> Result<String> {
         let refuse = |why: String| Error::told(ErrorCode::InvalidRelease, why);
         let words = self.repository.commit(commit, quarantine).await?;
-        let words = words.ok_or_else(|| refuse(format!("`{branch}` shall be {}, which is not a commit", commit.short())))?;
+        let words = words.ok_or_else(|| {
+            refuse(format!("`{branch}` shall be {}, which is not a commit", commit.short()))
+        })?;
         tell(say, format!("{branch} at {}: {}", commit.short(), words.subject)).await;
         self.repository.check_entries(commit, quarantine).await?.map_err(refuse)?;
-        Ok(if words.author.is_empty() { words.subject } else { format!("{} ({})", words.subject, words.author) })
+        Ok(if words.author.is_empty() {
+            words.subject
+        } else {
+            format!("{} ({})", words.subject, words.author)
+        })
     }
 
     /// Makes the release of a branch, and shows it in a preview. What is live is not touched.
@@ -164,14 +172,14 @@ impl Push {
         // Its end of the pipe is this process: whoever stops waiting ends it, and the archive ends early.
         let (archive, mut writer) = self.repository.archive(branch.commit, quarantine)?;
         let (lines, heard) = mpsc::channel(64);
-        let publishing =
-            self.engine.publish(&self.who, &self.slug, Box::new(archive), how, Some(lines));
+        let publishing = self.engine.publish(&self.who, &self.slug, Box::new(archive), how, Some(lines));
         let (published, ()) = tokio::join!(publishing, relay(heard, say));
         if published.is_err() {
             // A refusal breaks the pipe, which ends git by a signal. A status is its own.
             let status = writer.child.wait().await;
             if status.is_ok_and(|status| status.code().is_some_and(|code| code != 0)) {
-                let why = format!("git can't read all files of `{}`: one is broken, or too large", branch.name);
+                let why =
+                    format!("git can't read all files of `{}`: one is broken, or too large", branch.name);
                 return Err(Error::told(ErrorCode::InvalidRelease, why));
             }
         }
@@ -179,10 +187,16 @@ impl Push {
     }
 
     /// Makes what was published live, unless it is a preview, and says where it is.
-    async fn show(&self, branch: &Branch<'_>, published: Published, say: &mpsc::Sender<String>) -> Result<()> {
+    async fn show(
+        &self,
+        branch: &Branch<'_>,
+        published: Published,
+        say: &mpsc::Sender<String>,
+    ) -> Result<()> {
         let version = published.release.version;
         let slug = if let Some(preview) = published.preview {
-            tell(say, format!("v{version} is the preview {} until {}.", preview.name, preview.expires_at)).await;
+            tell(say, format!("v{version} is the preview {} until {}.", preview.name, preview.expires_at))
+                .await;
             preview.slug
         } else {
             let before = self.engine.project(&self.who, &self.slug).await?.active_release;

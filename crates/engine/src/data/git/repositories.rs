@@ -176,7 +176,15 @@ impl Repositories {
         let repository = self.at(path.clone()).await?;
         let folder = path.clone();
         blocking("making a repository", move || std::fs::create_dir_all(&folder)).await?;
-        let init = ["init", "--quiet", "--bare", "--template=", "--initial-branch=main", "--object-format=sha1", "."];
+        let init = [
+            "init",
+            "--quiet",
+            "--bare",
+            "--template=",
+            "--initial-branch=main",
+            "--object-format=sha1",
+            ".",
+        ];
         repository.git.ask(&path, init, 1 << 10).await?;
         blocking("making a repository", move || {
             std::fs::create_dir_all(path.join("info"))?;
@@ -201,7 +209,9 @@ impl Repository {
                     remove(&entry.path())?;
                 }
             }
-            remove_files(&objects.join("pack"), 0, &|name| name.starts_with("tmp_") || name.starts_with(".tmp-"))?;
+            remove_files(&objects.join("pack"), 0, &|name| {
+                name.starts_with("tmp_") || name.starts_with(".tmp-")
+            })?;
             remove_files(&path, 0, &|name| is_lock(name))?;
             remove_files(&path.join("refs"), DEEP, &|name| is_lock(name))
         })

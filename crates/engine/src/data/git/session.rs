@@ -1,5 +1,6 @@
 //! One `git receive-pack`: fed with what the pusher sends, heard, and asked by its hook. Whatever ends it, nothing of it is left.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -23,7 +24,8 @@ use super::repositories::Turn;
 use crate::{Engine, Error, Principal, Result};
 
 /// What a pusher sends, as it comes.
-pub type Incoming = Pin<Box<dyn Stream<Item = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>> + Send>>;
+pub type Incoming =
+    Pin<Box<dyn Stream<Item = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>> + Send>>;
 
 /// The longest that a pusher may send nothing.
 const SILENCE: Duration = Duration::from_mins(2);
@@ -103,7 +105,10 @@ impl Engine {
         let (slug, _) = self.push_target(who, reference).await?;
         let turn = tokio::time::timeout(PATIENCE, self.repositories().turn(who.org, &slug)).await;
         let turn = turn.map_err(|_| {
-            Error::told(ErrorCode::Overloaded, "another push to this project is still running; push again later")
+            Error::told(
+                ErrorCode::Overloaded,
+                "another push to this project is still running; push again later",
+            )
         })?;
         // Whoever was before may have made it.
         let (slug, project) = self.push_target(who, reference).await?;
@@ -151,13 +156,15 @@ impl Push {
         let (stdin, stdout) = (group.child.stdin.take(), group.child.stdout.take());
         let (Some(stdin), Some(stdout)) = (stdin, stdout) else { return Ok(()) };
         let late = Duration::from_secs(settings.push_seconds) + FAREWELL;
+        // When git is gone its hook is not answered any more: nothing is published for a push that nobody takes.
+        let served = async {
+            tokio::select! {
+                heard = hear(stdout, say) => heard,
+                never = self.answer(channel) => match never {},
+            }
+        };
         let work = async {
-            let answered = async {
-                self.answer(channel).await;
-                Ok(())
-            };
-            tokio::try_join!(feed(body, stdin, settings.push_bytes), hear(stdout, say), answered)
-                .map(|((), heard, ())| heard)
+            tokio::try_join!(feed(body, stdin, settings.push_bytes), served).map(|((), heard)| heard)
         };
         let cut = tokio::select! {
             done = work => done,
@@ -165,15 +172,18 @@ impl Push {
             () = tokio::time::sleep(late) => Err(Cut::Late),
             () = self.stopped() => Err(Cut::Late),
         };
-        if cut.is_err() {
+        if cut.is_err() || tokio::time::timeout(FAREWELL, group.child.wait()).await.is_err() {
             group.kill();
         }
         let status = group.child.wait().await.map_err(failed)?;
         match cut {
-            // What it has to say of its failure it said to the pusher, unless what it was sent was no push at all.
-            Ok(true) => Ok(()),
-            Ok(false) if status.success() => Ok(()),
-            Ok(false) => Err(Error::told(ErrorCode::InvalidRequest, "git can't read the request: it is not a push")),
+            // A refusal is no failure of git's.
+            Ok(_) if status.success() => Ok(()),
+            // The answer is broken off: one that ended in order would leave the pusher's git waiting for the rest of it.
+            Ok(true) => Err(failed(io::Error::other(status.to_string()))),
+            Ok(false) => {
+                Err(Error::told(ErrorCode::InvalidRequest, "git can't read the request: it is not a push"))
+            }
             Err(Cut::Gone) => Ok(()),
             Err(Cut::Silent) => Err(Error::told(
                 ErrorCode::InvalidRequest,
@@ -209,18 +219,18 @@ impl Push {
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
 
-    /// Answers the hook, if there comes a question.
-    async fn answer(&self, channel: UnixStream) {
+    /// Answers the hook, if there comes a question, and then has nothing more to do. The hook hears of this future's end.
+    async fn answer(&self, channel: UnixStream) -> Infallible {
         let (read, mut write) = channel.into_split();
         let mut read = BufReader::new(read);
         let verdict = match hook::question(&mut read).await {
-            Ok(None) => return,
             Ok(Some(question)) => self.verdict(&question, &mut read, &mut write).await,
             Err(refusal) => Some(Err(refusal)),
+            Ok(None) => None,
         };
         let last = match verdict {
-            // The hook is gone; git has refused by itself.
-            None => return,
+            // There is no hook, or it is gone: git has refused by itself.
+            None => String::new(),
             Some(Ok(())) => "ok\n".to_owned(),
             Some(Err(refusal)) => {
                 let lines = refusal.lines().fold(String::new(), |lines, line| lines + "+" + line + "\n");
@@ -229,6 +239,7 @@ impl Push {
         };
         // A hook that is gone has been refused by git.
         let _ = write.write_all(last.as_bytes()).await;
+        std::future::pending().await
     }
 
     /// What becomes of the push; `None` if the hook ends before that is clear.

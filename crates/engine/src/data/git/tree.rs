@@ -91,7 +91,11 @@ impl Repository {
             }
         }
         let status = group.child.wait().await.map_err(failed)?;
-        if status.success() { Ok(Ok(())) } else { Err(Error::internal("reading a pushed tree", status.to_string())) }
+        if status.success() {
+            Ok(Ok(()))
+        } else {
+            Err(Error::internal("reading a pushed tree", status.to_string()))
+        }
     }
 
     /// The files of a pushed commit as a tar stream, and the process that writes it: drop it, and the stream ends early.
@@ -102,7 +106,8 @@ impl Repository {
         let failed = |why: std::io::Error| Error::internal("reading a pushed commit", why);
         let (reader, writer) = std::io::pipe().map_err(failed)?;
         let archive = ["archive", "--format=tar", "--worktree-attributes", id.as_str()];
-        let group = Group::spawn(self.quarantined(archive, quarantine), Stdio::from(writer), Stdio::null()).map_err(failed)?;
+        let group = Group::spawn(self.quarantined(archive, quarantine), Stdio::from(writer), Stdio::null())
+            .map_err(failed)?;
         Ok((reader, group))
     }
 

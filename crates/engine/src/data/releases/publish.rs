@@ -190,7 +190,11 @@ impl Engine {
     }
 
     /// The project to publish to; none if it is yet to be made.
-    pub(crate) async fn publishable(&self, who: &Principal, reference: &str) -> Result<Option<Arc<ProjectRow>>> {
+    pub(crate) async fn publishable(
+        &self,
+        who: &Principal,
+        reference: &str,
+    ) -> Result<Option<Arc<ProjectRow>>> {
         match self.project_row(who, reference).await {
             Ok(row) if row.parent.is_some() => Err(Error::invalid(
                 "/project",
