@@ -141,7 +141,8 @@ impl Kept {
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(&folder).unwrap().flatten() {
                 let name = entry.file_name().into_string().unwrap();
-                let litter = name.contains("tmp_") || name.contains("incoming") || name.ends_with(".lock");
+                let lock = entry.path().extension().is_some_and(|end| end == "lock");
+                let litter = lock || name.contains("tmp_") || name.contains("incoming");
                 if litter {
                     found.push(name);
                 } else if entry.file_type().unwrap().is_dir() {

@@ -9,6 +9,7 @@ mod events;
 mod faults;
 mod git;
 mod git_client;
+mod git_hostile;
 mod inputs;
 mod messages;
 mod oidc;

@@ -122,7 +122,7 @@ impl Push {
             if let Step::Remove { branch, preview } = step {
                 match self.engine.remove_preview(&self.who, &self.slug, preview).await {
                     Ok(()) => {
-                        tell(say, format!("The preview {preview} is gone, with the branch {branch}.")).await
+                        tell(say, format!("The preview {preview} is gone, with the branch {branch}.")).await;
                     }
                     // It ended by itself before.
                     Err(error) if error.code() == ErrorCode::NotFound => {}

@@ -1,9 +1,8 @@
 //! The folders: one bare repository for each project that was pushed to, each used by one push at a time.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use karta_types::{ErrorCode, OrgId, ProjectId, Rng};
 use rustix::fs::{Access, access};
@@ -11,6 +10,7 @@ use tokio::sync::{OnceCell, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use super::hook;
 use super::program::Git;
+use crate::data::releases::Publishing;
 use crate::{Error, Result};
 
 /// What is known of every tree, whatever its own `.gitattributes` say: nothing is hidden from an archive, nothing in it is replaced, no
@@ -23,7 +23,7 @@ const ATTRIBUTES: &str =
 pub(crate) struct Repositories {
     root: PathBuf,
     git: OnceCell<Git>,
-    queues: Mutex<HashMap<(OrgId, String), Weak<tokio::sync::Mutex<()>>>>,
+    pushing: Publishing,
     places: Arc<Semaphore>,
 }
 
@@ -49,7 +49,7 @@ impl Repositories {
         Self {
             root,
             git: OnceCell::new(),
-            queues: Mutex::default(),
+            pushing: Publishing::default(),
             places: Arc::new(Semaphore::new(at_once.max(1))),
         }
     }
@@ -94,7 +94,7 @@ impl Repositories {
 
     /// Waits until nobody else pushes to the project, and for a place among the pushes at once.
     pub(super) async fn turn(&self, org: OrgId, slug: &str) -> Turn {
-        let alone = self.queue(org, slug).lock_owned().await;
+        let alone = self.pushing.of(org, slug).lock_owned().await;
         // It is never closed.
         let place = self.places.clone().acquire_owned().await.ok();
         Turn(alone, place)
@@ -102,19 +102,7 @@ impl Repositories {
 
     /// The same for a moment, if nobody has it.
     pub(super) fn turn_if_free(&self, org: OrgId, slug: &str) -> Option<Turn> {
-        self.queue(org, slug).try_lock_owned().ok().map(|alone| Turn(alone, None))
-    }
-
-    fn queue(&self, org: OrgId, slug: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        queues.retain(|_, queue| queue.strong_count() > 0);
-        let key = (org, slug.to_owned());
-        if let Some(queue) = queues.get(&key).and_then(Weak::upgrade) {
-            return queue;
-        }
-        let queue = Arc::default();
-        queues.insert(key, Arc::downgrade(&queue));
-        queue
+        self.pushing.of(org, slug).try_lock_owned().ok().map(|alone| Turn(alone, None))
     }
 
     /// The project's repository, if it was ever pushed to.

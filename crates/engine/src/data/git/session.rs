@@ -130,7 +130,7 @@ impl Engine {
 impl Push {
     /// Runs git to its end and leaves the repository in order.
     async fn session(mut self, body: Incoming, say: mpsc::Sender<Result<Bytes>>, turn: Turn) {
-        let ended = self.receive(body, &say).await;
+        let ended = Box::pin(self.receive(body, &say)).await;
         // Before the pusher hears of the end: the next push finds everything in its place.
         if let Err(error) = self.settle().await {
             tracing::error!(error = error.chain(), "putting a repository in order after a push");

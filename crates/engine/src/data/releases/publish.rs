@@ -61,10 +61,11 @@ pub struct Published {
 pub(crate) struct Publishing(Mutex<HashMap<(OrgId, String), Weak<Turns>>>);
 
 /// One holds it at a time.
-type Turns = tokio::sync::Mutex<()>;
+pub(crate) type Turns = tokio::sync::Mutex<()>;
 
 impl Publishing {
-    fn of(&self, org: OrgId, slug: &str) -> Arc<Turns> {
+    /// The queue of one project.
+    pub(crate) fn of(&self, org: OrgId, slug: &str) -> Arc<Turns> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (org, slug.to_owned());
         if let Some(one) = all.get(&key).and_then(Weak::upgrade) {
