@@ -301,13 +301,13 @@ pub struct Git {
     pub push_bytes: u64,
     /// Seconds that one push may take, its build included.
     pub push_seconds: u64,
-    /// Pushes at once; more wait. Those to one project are always one after the other.
+    /// Pushes of one organisation at once; more wait. Those to one project are always one after the other.
     pub pushes: usize,
 }
 
 impl Default for Git {
     fn default() -> Self {
-        Self { push_bytes: 1 << 30, push_seconds: 3600, pushes: 8 }
+        Self { push_bytes: 1 << 30, push_seconds: 3600, pushes: 4 }
     }
 }
 

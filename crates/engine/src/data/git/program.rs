@@ -167,16 +167,21 @@ impl Git {
 
     /// As [`Git::ask`], of a command made before.
     pub(super) async fn output(command: Command, most: u64) -> Result<Vec<u8>> {
+        Self::output_within(command, most, QUICK).await
+    }
+
+    /// As [`Git::output`], for a command that may take longer.
+    pub(super) async fn output_within(command: Command, most: u64, time: Duration) -> Result<Vec<u8>> {
         let failed = |why: String| Error::internal("running git", why);
         let mut group =
             Group::spawn(command, Stdio::piped(), Stdio::piped()).map_err(|why| failed(why.to_string()))?;
         let (stdout, stderr) = (group.child.stdout.take(), group.child.stderr.take());
-        let ended = tokio::time::timeout(QUICK, async {
+        let ended = tokio::time::timeout(time, async {
             let (out, complaint) = tokio::join!(bounded(stdout, most + 1), bounded(stderr, COMPLAINT));
             (out, complaint, group.child.wait().await)
         });
         let (out, complaint, status) =
-            ended.await.map_err(|_| failed(format!("took longer than {} seconds", QUICK.as_secs())))?;
+            ended.await.map_err(|_| failed(format!("took longer than {} seconds", time.as_secs())))?;
         let status = status.map_err(|why| failed(why.to_string()))?;
         if out.len() as u64 > most {
             return Err(failed(format!("printed more than {most} bytes")));

@@ -1,8 +1,10 @@
 //! The folders: one bare repository for each project that was pushed to, each used by one push at a time.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use karta_types::{ErrorCode, OrgId, ProjectId, Rng};
 use rustix::fs::{Access, access};
@@ -18,13 +20,17 @@ use crate::{Error, Result};
 const ATTRIBUTES: &str =
     "* -export-ignore -export-subst -text !eol -ident -filter !working-tree-encoding -diff -merge\n";
 
+/// How long packing may take. What it leaves when it is stopped goes before the next push.
+const PACKING: Duration = Duration::from_mins(10);
+
 /// Every repository, below one folder.
 #[derive(Debug)]
 pub(crate) struct Repositories {
     root: PathBuf,
     git: OnceCell<Git>,
     pushing: Publishing,
-    places: Arc<Semaphore>,
+    places: Mutex<HashMap<OrgId, Weak<Semaphore>>>,
+    at_once: usize,
 }
 
 /// The right to push to one project: nobody else does meanwhile.
@@ -44,13 +50,14 @@ pub(super) struct Repository {
 }
 
 impl Repositories {
-    /// Those below `root`, with so many pushes at once.
+    /// Those below `root`, with so many pushes of one organisation at once.
     pub(crate) fn new(root: PathBuf, at_once: usize) -> Self {
         Self {
             root,
             git: OnceCell::new(),
             pushing: Publishing::default(),
-            places: Arc::new(Semaphore::new(at_once.max(1))),
+            places: Mutex::default(),
+            at_once: at_once.max(1),
         }
     }
 
@@ -92,17 +99,29 @@ impl Repositories {
         Ok(git)
     }
 
-    /// Waits until nobody else pushes to the project, and for a place among the pushes at once.
+    /// Waits until nobody else pushes to the project, and for a place among the organisation's pushes at once. One that is slow to send
+    /// what it pushes is in nobody else's way.
     pub(super) async fn turn(&self, org: OrgId, slug: &str) -> Turn {
         let alone = self.pushing.of(org, slug).lock_owned().await;
         // It is never closed.
-        let place = self.places.clone().acquire_owned().await.ok();
+        let place = self.places_of(org).acquire_owned().await.ok();
         Turn(alone, place)
     }
 
     /// The same for a moment, if nobody has it.
     pub(super) fn turn_if_free(&self, org: OrgId, slug: &str) -> Option<Turn> {
         self.pushing.of(org, slug).try_lock_owned().ok().map(|alone| Turn(alone, None))
+    }
+
+    fn places_of(&self, org: OrgId) -> Arc<Semaphore> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = places.get(&org).and_then(Weak::upgrade) {
+            return known;
+        }
+        places.retain(|_, known| known.strong_count() > 0);
+        let fresh = Arc::new(Semaphore::new(self.at_once));
+        places.insert(org, Arc::downgrade(&fresh));
+        fresh
     }
 
     /// The project's repository, if it was ever pushed to.
@@ -213,7 +232,8 @@ impl Repository {
 
     /// Packs what many pushes left, once there is enough of it.
     pub(super) async fn pack(&self) -> Result<()> {
-        self.git.ask(&self.path, ["gc", "--auto", "--quiet"], 64 << 10).await.map(drop)
+        let command = self.git.command(&self.path, ["gc", "--auto", "--quiet"]);
+        Git::output_within(command, 64 << 10, PACKING).await.map(drop)
     }
 }
 
