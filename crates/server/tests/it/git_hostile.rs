@@ -239,11 +239,15 @@ async fn a_pusher_who_is_cut_off_in_the_middle_leaves_nothing() {
 }
 
 /// A commit whose setup runs until somebody ends it. Answers the commit, and the push that waits for it.
-async fn endless_push(app: &App, work: &Work) -> (String, tokio::process::Child) {
+async fn endless_push(app: &App, work: &Work, branch: &str) -> (String, tokio::process::Child) {
     work.write("karta.toml", "[build]\nsetup = \"echo it has begun; sleep 100000\"\n");
     let commit = work.commit("Build without end").await;
     // git has helpers, which a terminal's Ctrl-C ends with it.
-    let mut push = work.command(&["push", "karta", "main"]).process_group(0).spawn().unwrap();
+    let mut push = work
+        .command(&["push", "karta", &format!("HEAD:refs/heads/{branch}")])
+        .process_group(0)
+        .spawn()
+        .unwrap();
     let mut said = String::new();
     let stderr = push.stderr.as_mut().unwrap();
     while !said.contains("it has begun") {
@@ -266,6 +270,8 @@ async fn not_live(app: &App, head: &str, commit: &str) {
     assert!(!repository.has(commit).await);
     let project = app.get("/v1/projects/pushed").await;
     assert_eq!(project["active_release"]["version"], 1);
+    let previews = app.get("/v1/projects/pushed/previews").await;
+    assert!(previews["data"].as_array().unwrap().is_empty(), "{previews}");
 }
 
 async fn end(push: tokio::process::Child) -> Ended {
@@ -279,7 +285,7 @@ async fn a_pusher_who_is_killed_during_the_build_leaves_nothing_live() {
     let app = App::start(plain()).await;
     let work = pushed(&app, "pushed").await;
     let head = work.git(&["rev-parse", "HEAD"]).await;
-    let (commit, push) = endless_push(&app, &work).await;
+    let (commit, push) = endless_push(&app, &work, "late").await;
     kill(&format!("-{}", push.id().unwrap()));
     assert!(!end(push).await.well);
     not_live(&app, &head, &commit).await;
@@ -291,7 +297,7 @@ async fn a_hook_that_is_killed_refuses_the_push() {
     let app = App::start(plain()).await;
     let work = pushed(&app, "pushed").await;
     let head = work.git(&["rev-parse", "HEAD"]).await;
-    let (commit, push) = endless_push(&app, &work).await;
+    let (commit, push) = endless_push(&app, &work, "main").await;
     let hook = processes_in(&app).into_iter().find(|number| {
         let line = std::fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).contains("pre-receive")
@@ -308,7 +314,7 @@ async fn a_git_that_is_killed_takes_nothing() {
     let app = App::start(plain()).await;
     let work = pushed(&app, "pushed").await;
     let head = work.git(&["rev-parse", "HEAD"]).await;
-    let (commit, push) = endless_push(&app, &work).await;
+    let (commit, push) = endless_push(&app, &work, "main").await;
     let git = processes_in(&app).into_iter().find(|number| {
         let line = std::fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).contains("receive-pack")
@@ -336,7 +342,7 @@ async fn a_push_that_takes_too_long_is_stopped_with_a_sentence() {
 async fn a_server_that_stops_refuses_what_is_being_pushed() {
     let app = App::start(plain()).await;
     let work = pushed(&app, "pushed").await;
-    let (_, push) = endless_push(&app, &work).await;
+    let (_, push) = endless_push(&app, &work, "main").await;
     let (ended, ()) = tokio::join!(end(push), app.stop());
     assert!(!ended.well && ended.said.contains("The server is stopping"), "{}", ended.said);
 }

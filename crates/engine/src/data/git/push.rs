@@ -108,15 +108,13 @@ impl Push {
                 branches.push(Branch { name: branch, commit, preview: preview.as_ref(), message });
             }
         }
-        // Several are first all made, and only then is one shown: when one can't be, the others are not either.
-        if branches.len() > 1 {
-            for branch in &branches {
-                self.publish(branch, None, &question.quarantine, say).await?;
-            }
-        }
+        // All of them are made before one is shown: when one can't be, none is.
+        let mut made = Vec::new();
         for branch in &branches {
-            let published = self.publish(branch, branch.preview, &question.quarantine, say).await?;
-            self.show(branch, published, say).await?;
+            made.push(self.make(branch, &question.quarantine, say).await?);
+        }
+        for (branch, made) in branches.iter().zip(made) {
+            self.show(branch, &made, say).await?;
         }
         for step in &steps {
             if let Step::Remove { branch, preview } = step {
@@ -155,17 +153,17 @@ impl Push {
         })
     }
 
-    /// Makes the release of a branch, and shows it in a preview. What is live is not touched.
-    async fn publish(
+    /// Makes the release of a branch. Nobody sees it yet.
+    async fn make(
         &self,
         branch: &Branch<'_>,
-        preview: Option<&String>,
         quarantine: &Quarantine,
         say: &mpsc::Sender<String>,
     ) -> Result<Published> {
         let how = Publish {
             activate: false,
-            preview: preview.cloned(),
+            preview: branch.preview.cloned(),
+            held: true,
             commit: Some(branch.commit.as_str().to_owned()),
             message: Some(branch.message.clone()),
         };
@@ -186,32 +184,26 @@ impl Push {
         published
     }
 
-    /// Makes what was published live, unless it is a preview, and says where it is.
-    async fn show(
-        &self,
-        branch: &Branch<'_>,
-        published: Published,
-        say: &mpsc::Sender<String>,
-    ) -> Result<()> {
-        let version = published.release.version;
-        let slug = if let Some(preview) = published.preview {
-            tell(say, format!("v{version} is the preview {} until {}.", preview.name, preview.expires_at))
-                .await;
+    /// Shows what was made: live, or in a preview. Says where.
+    async fn show(&self, branch: &Branch<'_>, made: &Published, say: &mpsc::Sender<String>) -> Result<()> {
+        let version = made.release.version;
+        let project = self.engine.project_row(&self.who, &self.slug).await?;
+        let slug = if let Some(name) = branch.preview {
+            let preview = self.engine.show_preview(&self.who, &project, name, version).await?;
+            tell(say, format!("v{version} is the preview {name} until {}.", preview.expires_at)).await;
             preview.slug
         } else {
-            let before = self.engine.project(&self.who, &self.slug).await?.active_release;
             let reason = Some(branch.message.clone());
             self.engine.activate(&self.who, &self.slug, version, reason).await?;
-            let already = before.is_some_and(|active| active.release.version == version);
-            let how = if already {
+            let how = if project.active_version == Some(version) {
                 "is active, as it was: its content is the same"
-            } else if published.fresh {
+            } else if made.fresh {
                 "is active"
             } else {
                 "is active again: its content was published before"
             };
             tell(say, format!("v{version} of {} {how}.", self.slug)).await;
-            self.slug.clone()
+            project.slug.clone()
         };
         tell(say, format!("{}/v1/projects/{slug}", self.base)).await;
         Ok(())

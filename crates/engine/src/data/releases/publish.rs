@@ -37,6 +37,8 @@ pub struct Publish {
     pub activate: bool,
     /// The preview that shows it.
     pub preview: Option<String>,
+    /// Whether it is only made: it is then neither activated nor shown, however it says. What belongs together is shown together.
+    pub held: bool,
     /// The commit that it was made of.
     pub commit: Option<String>,
     /// What the publisher says of it.
@@ -288,7 +290,9 @@ impl Engine {
         }
         let mut published =
             Published { release: show_release(row.clone()), fresh, activation: None, preview: None };
-        if let Some(name) = &how.preview {
+        if how.held {
+            // Whoever asked for it does that.
+        } else if let Some(name) = &how.preview {
             published.preview = Some(self.show_preview(who, &project, name, row.version).await?);
         } else if how.activate {
             published.activation =
