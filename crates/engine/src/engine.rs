@@ -20,6 +20,7 @@ use crate::control::local::Local;
 use crate::control::oidc::OidcProvider;
 use crate::control::webhooks::send;
 use crate::data::channels::Channels;
+use crate::data::git::Repositories;
 use crate::data::hub::Hub;
 use crate::data::places::{Place, Places};
 use crate::data::releases::{Catalogue, Loaded, Packs, Publishing};
@@ -59,6 +60,7 @@ struct Inner {
     channels: Arc<Channels>,
     gateway: Gateway,
     harnesses: Harnesses,
+    repositories: Repositories,
     driver: Arc<dyn Driver>,
     scripted: Arc<dyn Driver>,
     places: Arc<Places>,
@@ -150,7 +152,8 @@ impl Builder {
             }
             Err(error) => Err(error.chain()),
         };
-        Ok(vec![("sandbox", state)])
+        let git = crate::data::git::version().await.map_err(|error| error.problem().detail);
+        Ok(vec![("sandbox", state), ("git", git.map(|_| ()))])
     }
 
     /// Opens the store, recovers what a crash left, starts the model gateway.
@@ -204,6 +207,7 @@ impl Builder {
         let oidc = OidcProvider::from_settings(&settings)?;
         let engine = Engine(Arc::new(Inner {
             harnesses: Harnesses::new(settings.data.join("harnesses")),
+            repositories: Repositories::new(settings.data.join("git"), settings.git.pushes),
             settings,
             store,
             keyring,
@@ -405,6 +409,11 @@ impl Engine {
     /// Installed harnesses.
     pub fn harnesses(&self) -> &Harnesses {
         &self.0.harnesses
+    }
+
+    /// What was pushed by git.
+    pub(crate) fn repositories(&self) -> &Repositories {
+        &self.0.repositories
     }
 
     /// The control plane.

@@ -43,6 +43,8 @@ pub struct Settings {
     pub folder: Folder,
     /// Releases.
     pub releases: Releases,
+    /// `git push` to this server.
+    pub git: Git,
     /// Which planes this server is.
     pub plane: Plane,
     /// How a data plane of its own reaches the control plane.
@@ -291,6 +293,24 @@ pub struct Webhooks {
     pub loopback: bool,
 }
 
+/// `git push` to this server.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Git {
+    /// Bytes of what one push sends.
+    pub push_bytes: u64,
+    /// Seconds that one push may take, its build included.
+    pub push_seconds: u64,
+    /// Pushes of one organisation at once; more wait. Those to one project are always one after the other.
+    pub pushes: usize,
+}
+
+impl Default for Git {
+    fn default() -> Self {
+        Self { push_bytes: 1 << 30, push_seconds: 3600, pushes: 4 }
+    }
+}
+
 /// What folders may start by themselves.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -356,6 +376,7 @@ impl Default for Settings {
             budget: Caps::default(),
             folder: Folder::default(),
             releases: Releases::default(),
+            git: Git::default(),
             plane: Plane::default(),
             authority: Authority::default(),
             billing: Billing::default(),

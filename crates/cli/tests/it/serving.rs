@@ -61,7 +61,13 @@ async fn doctor_says_how_to_mend_what_is_missing() {
     let ran =
         run(karta(&["doctor", "--data", folder.path().to_str().unwrap(), "--color", "never"]), "").await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    for word in ["data directory", "sandbox", "karta harness install claude-code", "ANTHROPIC_API_KEY"] {
+    for word in [
+        "data directory",
+        "sandbox",
+        "apt-get install git",
+        "karta harness install claude-code",
+        "ANTHROPIC_API_KEY",
+    ] {
         assert!(ran.out.contains(word), "{word}: {}", ran.out);
     }
 }

@@ -3,6 +3,7 @@
 mod allowance;
 pub mod channels;
 mod egress;
+pub mod git;
 pub mod history;
 pub mod hub;
 pub mod inputs;

@@ -122,7 +122,8 @@ impl Engine {
             }
         }
         self.tear_down(who, &row).await?;
-        self.forget_contents(row.id).await
+        self.forget_contents(row.id).await?;
+        self.repositories().forget(row.id).await
     }
 
     /// A project by id or slug; a preview by `{slug}@{name}`.

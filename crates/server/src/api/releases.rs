@@ -94,6 +94,7 @@ async fn publish(
         commit: words(headers, "karta-commit")?,
         message: words(headers, "karta-message")?,
         preview: asked.preview,
+        held: false,
     };
     if how.activate && how.preview.is_some() {
         return Err(Error::invalid(

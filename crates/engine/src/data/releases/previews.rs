@@ -35,7 +35,7 @@ pub(super) fn check_name(name: &str) -> Result<()> {
 
 impl Engine {
     /// Shows a release under an address of its own, from now on for the time that previews live.
-    pub(super) async fn show_preview(
+    pub(crate) async fn show_preview(
         &self,
         who: &Principal,
         parent: &ProjectRow,

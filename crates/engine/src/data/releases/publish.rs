@@ -37,6 +37,8 @@ pub struct Publish {
     pub activate: bool,
     /// The preview that shows it.
     pub preview: Option<String>,
+    /// Whether it is only made: it is then neither activated nor shown, however it says. What belongs together is shown together.
+    pub held: bool,
     /// The commit that it was made of.
     pub commit: Option<String>,
     /// What the publisher says of it.
@@ -61,10 +63,11 @@ pub struct Published {
 pub(crate) struct Publishing(Mutex<HashMap<(OrgId, String), Weak<Turns>>>);
 
 /// One holds it at a time.
-type Turns = tokio::sync::Mutex<()>;
+pub(crate) type Turns = tokio::sync::Mutex<()>;
 
 impl Publishing {
-    fn of(&self, org: OrgId, slug: &str) -> Arc<Turns> {
+    /// The queue of one project.
+    pub(crate) fn of(&self, org: OrgId, slug: &str) -> Arc<Turns> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (org, slug.to_owned());
         if let Some(one) = all.get(&key).and_then(Weak::upgrade) {
@@ -190,7 +193,11 @@ impl Engine {
     }
 
     /// The project to publish to; none if it is yet to be made.
-    async fn publishable(&self, who: &Principal, reference: &str) -> Result<Option<Arc<ProjectRow>>> {
+    pub(crate) async fn publishable(
+        &self,
+        who: &Principal,
+        reference: &str,
+    ) -> Result<Option<Arc<ProjectRow>>> {
         match self.project_row(who, reference).await {
             Ok(row) if row.parent.is_some() => Err(Error::invalid(
                 "/project",
@@ -283,7 +290,9 @@ impl Engine {
         }
         let mut published =
             Published { release: show_release(row.clone()), fresh, activation: None, preview: None };
-        if let Some(name) = &how.preview {
+        if how.held {
+            // Whoever asked for it does that.
+        } else if let Some(name) = &how.preview {
             published.preview = Some(self.show_preview(who, &project, name, row.version).await?);
         } else if how.activate {
             published.activation =
