@@ -140,12 +140,16 @@ impl Builder {
     ///
     /// # Errors
     /// The data directory can't be written.
-    pub async fn check(self) -> Result<Vec<(&'static str, Result<(), String>)>> {
+    pub async fn check(self) -> Result<Vec<(&'static str, Result<String, String>)>> {
         let Self { settings, clock, rng, program, .. } = self;
         prepare(&settings.data)?;
         let driver = build_driver(&settings, program, clock, rng);
         let state = match driver {
-            Ok(driver) => driver.check().await.map_err(|error| crate::error::chain(&error)),
+            Ok(driver) => {
+                let state = driver.check().await.map_err(|error| crate::error::chain(&error));
+                let notes = driver.notes().await;
+                state.map(|()| if notes.is_empty() { "ready".to_owned() } else { format!("ready; {}", notes.join("; ")) })
+            }
             Err(error) => Err(error.chain()),
         };
         let git = crate::data::git::version().await.map_err(|error| error.problem().detail);
@@ -376,6 +380,11 @@ impl Engine {
             parts.push(("control plane", self.gate().ready().await.map_err(|error| error.to_string())));
         }
         parts
+    }
+
+    /// What whoever runs the server should know of how sessions are kept here.
+    pub async fn sandbox_notes(&self) -> Vec<String> {
+        self.0.driver.notes().await
     }
 
     /// Ends every turn in writing, then everything else.

@@ -153,6 +153,10 @@ pub trait Driver: Send + Sync {
     fn isolation(&self) -> Isolation;
     /// Whether it works here, with the reason if it doesn't.
     async fn check(&self) -> Result<(), Error>;
+    /// What whoever runs the server should know of how it works here: nothing is wrong, but something could be better.
+    async fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// The session's sandbox: its place made, or found and brought up to the release.
     async fn acquire(&self, spec: &Spec) -> Result<Box<dyn Sandbox>, Error>;
     /// Removes every place of a session for good. No error if there is none.
