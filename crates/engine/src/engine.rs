@@ -148,12 +148,14 @@ impl Builder {
             Ok(driver) => {
                 let state = driver.check().await.map_err(|error| crate::error::chain(&error));
                 let notes = driver.notes().await;
-                state.map(|()| if notes.is_empty() { "ready".to_owned() } else { format!("ready; {}", notes.join("; ")) })
+                state.map(|()| {
+                    if notes.is_empty() { "ready".to_owned() } else { format!("ready; {}", notes.join("; ")) }
+                })
             }
             Err(error) => Err(error.chain()),
         };
         let git = crate::data::git::version().await.map_err(|error| error.problem().detail);
-        Ok(vec![("sandbox", state), ("git", git.map(|_| ()))])
+        Ok(vec![("sandbox", state), ("git", git)])
     }
 
     /// Opens the store, recovers what a crash left, starts the model gateway.
