@@ -58,13 +58,13 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         ));
     }
     let (mut flips, mut back) = (Vec::new(), Vec::new());
+    engine.activate(&who, "project0", 1, None).await?;
     for _ in 0..FLIPS {
-        let began = now();
-        engine.activate(&who, "project0", 1, None).await?;
-        flips.push(began.elapsed());
-        let began = now();
-        engine.activate(&who, "project0", 2, None).await?;
-        flips.push(began.elapsed());
+        for version in [2, 1, 2] {
+            let began = now();
+            engine.activate(&who, "project0", version, None).await?;
+            flips.push(began.elapsed());
+        }
         let began = now();
         engine.roll_back(&who, "project0", None, None).await?;
         back.push(began.elapsed());

@@ -74,7 +74,7 @@ fn told(karta: &Karta, version: u64) -> bool {
 
 /// Publishes, publishes again during a turn, rolls back: on a session that goes along and on one that stays.
 async fn live(instructions: &str, others: &[(&str, &str)], tool: &str) {
-    let karta = Karta::serve(&[(instructions, "# Another project\n")]).await;
+    let karta = Karta::serve(&[&[(instructions, "# Another project\n")], others].concat()).await;
     let copy = Copy::new(&karta);
     for (name, content) in others {
         copy.write(name, content);
