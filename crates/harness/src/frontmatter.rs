@@ -26,14 +26,27 @@ pub struct FrontMatter(BTreeMap<String, Field>);
 /// # Errors
 /// The front matter is opened but not closed.
 pub fn split(text: &str) -> Result<(FrontMatter, &str), String> {
+    let (block, body) = cut(text)?;
+    Ok((block.map(FrontMatter::parse).unwrap_or_default(), body))
+}
+
+/// The text of the front matter, if the file has one; its first line is the file's second.
+///
+/// # Errors
+/// As [`split`].
+pub(crate) fn block(text: &str) -> Result<Option<&str>, String> {
+    cut(text).map(|(block, _)| block)
+}
+
+fn cut(text: &str) -> Result<(Option<&str>, &str), String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let Some(rest) = after_fence(text) else {
-        return Ok((FrontMatter::default(), text));
+        return Ok((None, text));
     };
     let mut at = 0;
     for line in rest.split_inclusive('\n') {
         if line.trim_end() == "---" {
-            return Ok((FrontMatter::parse(&rest[..at]), &rest[at + line.len()..]));
+            return Ok((Some(&rest[..at]), &rest[at + line.len()..]));
         }
         at += line.len();
     }

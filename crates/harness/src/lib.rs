@@ -7,19 +7,24 @@
 
 pub mod claude_code;
 pub mod codec;
+mod fault;
 pub mod frame;
 pub mod frontmatter;
 pub mod jsonc;
 pub mod launch;
+pub mod nearest;
 pub mod opencode;
 pub mod package;
 mod recent;
 pub mod registry;
+mod schema;
 pub mod scripted;
 pub mod transcript;
 pub mod tree;
+mod yaml;
 
 pub use codec::{Ask, Codec, End, Input, Out, Said};
+pub use fault::Fault;
 pub use launch::{Command, Launch, Native, Transport};
 pub use package::{Package, Pinned};
 pub use tree::Tree;
@@ -99,6 +104,11 @@ pub trait Harness: Send + Sync {
     fn signals(&self) -> &'static [&'static str];
     /// Reads what the folder declares, from the harness's own files.
     fn discover(&self, tree: &Tree) -> Result<Discovery, Error>;
+    /// What the harness, in its default version, would refuse in the folder's files or leave out without a word; not what
+    /// [`Harness::discover`] can't read at all.
+    fn refusals(&self, _tree: &Tree) -> Vec<Fault> {
+        Vec::new()
+    }
     /// The command that runs one session.
     fn command(&self, launch: &Launch<'_>) -> Result<Command, Error>;
     /// The codec for a process started by [`Harness::command`] with the same launch.

@@ -1,10 +1,9 @@
 //! Everything that would refuse a folder, all at once, without a server.
 
-use karta_harness::{Harness, Tree, registry};
+use karta_harness::{Fault, Harness, Tree, registry};
 use karta_types::policy::Recipe;
 use karta_types::release::{Discovery, HarnessPin};
 
-use crate::fault::Fault;
 use crate::files::{Entry, Files};
 use crate::manifest::{self, Manifest};
 use crate::settings;
@@ -75,6 +74,15 @@ pub fn check(
     };
     let mut warnings = Vec::new();
     let version = version(&manifest, harness, others, &mut warnings).map_err(|fault| faults.push(fault)).ok();
+    let own = version.as_deref().is_none_or(|version| version == default_version(harness));
+    let refusals = harness.refusals(tree);
+    if own {
+        faults.extend(refusals);
+    } else {
+        // What another version refuses can't be known here.
+        let text = |fault: &Fault| format!("{fault}, if it is as the version that this Karta is made for");
+        warnings.extend(refusals.iter().map(text));
+    }
     let found = harness.discover(tree).map_err(|error| faults.push(of_harness(error))).ok();
     match (version, found, defaults) {
         (Some(version), Some(found), Some(defaults)) if faults.is_empty() => {
@@ -150,9 +158,18 @@ fn version(
     })
 }
 
+/// A file that can't be read at all. What readers of JSON say ends with the place.
 fn of_harness(error: karta_harness::Error) -> Fault {
-    match error {
-        karta_harness::Error::File { file, reason } => Fault::of(file, reason),
-        other => Fault::of("", other.to_string()),
+    let karta_harness::Error::File { file, reason } = error else {
+        return Fault::of("", error.to_string());
+    };
+    let place = reason.split_once(" at line ").and_then(|(before, rest)| {
+        let (line, rest) = rest.split_once(" column ")?;
+        let end = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+        Some((format!("{before}{}", &rest[end..]), line.parse().ok()?, rest[..end].parse().ok()?))
+    });
+    match place {
+        Some((message, line, column)) => Fault::of(file, message).at(line, column),
+        None => Fault::of(file, reason),
     }
 }

@@ -95,6 +95,17 @@ impl Files {
         self.0.get(path)
     }
 
+    /// The entry of a path, with the path as it is kept here.
+    pub(crate) fn find(&self, path: &str) -> Option<(&str, &Entry)> {
+        self.0.get_key_value(path).map(|(path, entry)| (path.as_str(), entry))
+    }
+
+    /// The paths below a folder, given with its slash; all for an empty one.
+    pub(crate) fn under<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = &'a str> {
+        let from = self.0.range::<str, _>((std::ops::Bound::Included(folder), std::ops::Bound::Unbounded));
+        from.map(|(path, _)| path.as_str()).take_while(move |path| path.starts_with(folder))
+    }
+
     /// What is another way in `newer`.
     pub fn diff(&self, newer: &Self) -> Changed {
         let missing = |from: &Self, to: &Self| -> Vec<String> {

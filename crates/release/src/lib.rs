@@ -7,7 +7,6 @@
 pub mod archive;
 mod beneath;
 pub mod check;
-mod fault;
 mod files;
 pub mod folder;
 mod hash;
@@ -18,8 +17,8 @@ mod read;
 pub mod settings;
 mod version;
 
-pub use fault::Fault;
 pub use files::{Entry, Files, release_digest};
 pub use hash::Hash;
+pub use karta_harness::Fault;
 pub use layer::inputs_digest;
 pub use names::Rule;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use karta_harness::Fault;
 use karta_harness::registry::{self, Declared};
 use karta_types::Micros;
 use karta_types::policy::{Build, Caps, Policy, Tools};
 use karta_types::session::Isolation;
 
-use crate::fault::Fault;
 use crate::folder;
 use crate::read::{Document, Fields, Key, Node, Places, Value};
 use crate::version::Wanted;

@@ -1,9 +1,9 @@
 //! `karta.jsonc`: how a release's sessions are unless they say otherwise.
 
+use karta_harness::Fault;
 use karta_types::policy::Defaults;
 use karta_types::session::PermissionMode;
 
-use crate::fault::Fault;
 use crate::read::{Document, Fields, Key, Node, did_you_mean, quoted};
 
 /// The file's name.

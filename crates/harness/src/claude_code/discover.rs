@@ -7,7 +7,8 @@ use super::settings;
 use crate::frontmatter::{self, Field, FrontMatter};
 use crate::{Error, Tree};
 
-const AGENTS: &str = ".claude/agents/";
+/// Where agents lie.
+pub(super) const AGENTS: &str = ".claude/agents/";
 const SKILLS: &str = ".claude/skills/";
 const COMMANDS: &str = ".claude/commands/";
 
@@ -50,7 +51,6 @@ pub(super) fn discover(tree: &Tree) -> Result<Discovery, Error> {
     }
     for (file, value) in settings::settings(tree)? {
         started(file, settings::hooks(&value), &mut found.hooks);
-        started(file, settings::mcp_servers(&value), &mut found.mcp_servers);
     }
     if tree.has(settings::MCP) {
         let value: Value = settings::json(tree, settings::MCP)?;
@@ -59,7 +59,8 @@ pub(super) fn discover(tree: &Tree) -> Result<Discovery, Error> {
     Ok(found)
 }
 
-fn markdown<'a>(tree: &'a Tree, folder: &'a str) -> impl Iterator<Item = &'a str> {
+/// The Markdown files of a folder.
+pub(super) fn markdown<'a>(tree: &'a Tree, folder: &'a str) -> impl Iterator<Item = &'a str> {
     tree.under(folder).filter(|file| file.rsplit_once('.').is_some_and(|(_, extension)| extension == "md"))
 }
 
@@ -73,15 +74,18 @@ fn read<'a>(tree: &'a Tree, file: &str, warnings: &mut Vec<String>) -> Option<(F
 }
 
 fn agent(file: &str, matter: &FrontMatter, found: &mut Discovery) {
-    let Some(name) = matter.text("name") else {
-        found
-            .warnings
-            .push(format!("{file}: no `name` in its front matter, so Claude Code leaves this agent out"));
-        return;
+    let (name, description) = match (matter.text("name"), matter.text("description")) {
+        (Some(name), Some(description)) => (name, description),
+        (name, _) => {
+            let lacking = if name.is_none() { "name" } else { "description" };
+            let fault = format!("no `{lacking}` in its front matter, so Claude Code leaves this agent out");
+            found.warnings.push(format!("{file}: {fault}"));
+            return;
+        }
     };
     found.agents.push(Agent {
         name: name.to_owned(),
-        description: matter.text("description").unwrap_or_default().to_owned(),
+        description: description.to_owned(),
         model: matter.text("model").filter(|&model| model != "inherit").map(str::to_owned),
         tools: matter.list("tools"),
         mode: None,

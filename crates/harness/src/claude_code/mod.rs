@@ -8,6 +8,7 @@ mod command;
 mod discover;
 mod history;
 mod outcome;
+mod refusals;
 mod settings;
 mod stream;
 mod turn;
@@ -16,7 +17,9 @@ mod wire;
 use karta_types::message::Message;
 use karta_types::release::Discovery;
 
-use crate::{Capabilities, Codec, Command, Error, Harness, HistorySource, Launch, Package, Pinned, Tree};
+use crate::{
+    Capabilities, Codec, Command, Error, Fault, Harness, HistorySource, Launch, Package, Pinned, Tree,
+};
 
 /// The adapter.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +73,10 @@ impl Harness for ClaudeCode {
 
     fn discover(&self, tree: &Tree) -> Result<Discovery, Error> {
         discover::discover(tree)
+    }
+
+    fn refusals(&self, tree: &Tree) -> Vec<Fault> {
+        refusals::refusals(tree)
     }
 
     fn command(&self, launch: &Launch<'_>) -> Result<Command, Error> {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::{Error, Tree};
 
 /// Where a folder's settings lie, in the order in which they win, weakest first.
-const SETTINGS: [&str; 2] = [".claude/settings.json", ".claude/settings.local.json"];
+pub(super) const SETTINGS: [&str; 2] = [".claude/settings.json", ".claude/settings.local.json"];
 
 /// Where a folder's MCP servers lie.
 pub(super) const MCP: &str = ".mcp.json";

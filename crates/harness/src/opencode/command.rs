@@ -18,7 +18,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Makes the command of a session.
 pub(super) fn command(launch: &Launch<'_>) -> Result<Command, Error> {
     let configs = discover::configs(launch.tree)?;
-    let names_plugins = |config: &&Config| {
+    let names_plugins = |config: &&Config<'_>| {
         let named = ["plugin", "plugins"].into_iter().filter_map(|key| config.values.get(key)?.as_array());
         named.flatten().next().is_some()
     };
@@ -81,7 +81,7 @@ fn environment(launch: &Launch<'_>, configuration: &Value) -> Vec<(String, Strin
 }
 
 /// What goes over the folder's own configuration.
-fn configuration(launch: &Launch<'_>, configs: &[Config]) -> Result<Value, Error> {
+fn configuration(launch: &Launch<'_>, configs: &[Config<'_>]) -> Result<Value, Error> {
     let gateway = launch.gateway;
     let mut config = json!({
         "share": "disabled",
@@ -130,7 +130,7 @@ fn provider(package: &str, base: &str, models: &Map<String, Value>) -> Value {
 }
 
 /// Every model of a provider that the launch or the folder names: OpenCode calls none that it does not know.
-fn models(launch: &Launch<'_>, configs: &[Config], provider: &str) -> Result<Map<String, Value>, Error> {
+fn models(launch: &Launch<'_>, configs: &[Config<'_>], provider: &str) -> Result<Map<String, Value>, Error> {
     let gateway = launch.gateway;
     let mut names: Vec<String> = Vec::new();
     if gateway.provider == provider {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use karta_types::release::{Agent, Discovery, Named, Started};
 use serde_json::{Map, Value};
 
+use super::refusals;
 use crate::frontmatter::{self, Field, FrontMatter};
-use crate::{Error, Tree, jsonc};
+use crate::{Error, Tree, jsonc, schema};
 
 /// The configuration files of a folder, weakest first, as OpenCode merges them.
 const CONFIGS: &[&str] =
@@ -16,21 +17,26 @@ const CONFIGS: &[&str] =
 pub(super) const PROVIDERS: &[&str] = &["anthropic", "openai"];
 
 /// One configuration file.
-pub(super) struct Config {
+pub(super) struct Config<'a> {
     /// Its path.
     pub(super) file: &'static str,
+    /// Its text.
+    pub(super) text: &'a str,
     /// Its content.
     pub(super) values: Map<String, Value>,
 }
 
-/// The folder's configuration files, weakest first.
-pub(super) fn configs(tree: &Tree) -> Result<Vec<Config>, Error> {
+/// The folder's configuration files, weakest first. An empty one says nothing.
+pub(super) fn configs(tree: &Tree) -> Result<Vec<Config<'_>>, Error> {
     let mut found = Vec::new();
-    for &file in CONFIGS {
-        let Some(text) = tree.text(file) else { continue };
+    for &file in CONFIGS.iter().filter(|file| tree.has(file)) {
         let fault = |reason: String| Error::File { file: file.to_owned(), reason };
+        let text = tree.text(file).ok_or_else(|| fault("it is not UTF-8 text, or too large".to_owned()))?;
+        if jsonc::plain(text).trim_ascii().is_empty() {
+            continue;
+        }
         match jsonc::parse(text).map_err(fault)? {
-            Value::Object(values) => found.push(Config { file, values }),
+            Value::Object(values) => found.push(Config { file, text, values }),
             _ => return Err(fault("it must hold one JSON object".to_owned())),
         }
     }
@@ -38,7 +44,7 @@ pub(super) fn configs(tree: &Tree) -> Result<Vec<Config>, Error> {
 }
 
 /// The strongest value of a key of the configuration.
-pub(super) fn setting<'a>(configs: &'a [Config], key: &str) -> Option<&'a Value> {
+pub(super) fn setting<'a>(configs: &'a [Config<'_>], key: &str) -> Option<&'a Value> {
     configs.iter().rev().find_map(|config| config.values.get(key))
 }
 
@@ -116,11 +122,12 @@ pub(super) fn discover(tree: &Tree) -> Result<Discovery, Error> {
     found.commands.sort_by(|a, b| a.name.cmp(&b.name));
     found.skills.sort_by(|a, b| a.name.cmp(&b.name));
     foreign_models(&configs, &mut found);
+    unknown_keys(&configs, &mut found);
     Ok(found)
 }
 
 /// Model calls pass the gateway, so a model of a provider that it does not serve can't be reached.
-fn foreign_models(configs: &[Config], found: &mut Discovery) {
+fn foreign_models(configs: &[Config<'_>], found: &mut Discovery) {
     let own = configs
         .iter()
         .filter_map(|config| Some((config.file, "model", config.values.get("model")?.as_str()?)));
@@ -141,7 +148,20 @@ fn foreign_models(configs: &[Config], found: &mut Discovery) {
     found.warnings.extend(warnings);
 }
 
-fn from_config(config: &Config, drafts: &mut Drafts, found: &mut Discovery) {
+/// Keys that OpenCode leaves out; one that looks like a slip is refused instead.
+fn unknown_keys(configs: &[Config<'_>], found: &mut Discovery) {
+    let schemas = refusals::schemas();
+    for config in configs {
+        for breach in refusals::breaches(&schemas, config) {
+            if breach.kind == schema::Kind::Unknown(None) {
+                let name = breach.name();
+                found.warnings.push(format!("{}: OpenCode knows no `{name}` and leaves it out", config.file));
+            }
+        }
+    }
+}
+
+fn from_config(config: &Config<'_>, drafts: &mut Drafts, found: &mut Discovery) {
     let file = config.file.to_owned();
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
     for (kind, mode) in [("mode", Some("primary")), ("agent", None)] {
@@ -196,7 +216,7 @@ fn from_config(config: &Config, drafts: &mut Drafts, found: &mut Discovery) {
 
 /// The entries of a block of the configuration.
 fn entries<'a>(
-    config: &'a Config,
+    config: &'a Config<'_>,
     block: &str,
     warnings: &mut Vec<String>,
 ) -> impl Iterator<Item = (&'a String, &'a Value)> {
@@ -212,16 +232,37 @@ fn allowed(tools: impl Iterator<Item = (String, bool)>) -> Vec<String> {
     tools.filter(|(_, on)| *on).map(|(name, _)| name).collect()
 }
 
+/// What a Markdown file of the folder defines.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Agent,
+    Mode,
+    Command,
+    Skill,
+}
+
+/// What a path in `.opencode/` defines, and the name that it has from its path.
+fn kind_of(path: &str) -> Option<(Kind, &str)> {
+    let (folder, name) = path.strip_prefix(".opencode/")?.split_once('/')?;
+    let name = name.strip_suffix(".md")?;
+    let kind = match folder {
+        "agent" | "agents" => Kind::Agent,
+        "mode" | "modes" => Kind::Mode,
+        "command" | "commands" => Kind::Command,
+        "skill" | "skills" if name.ends_with("/SKILL") => Kind::Skill,
+        _ => return None,
+    };
+    Some((kind, name))
+}
+
+/// The Markdown files that define something, with their texts.
+pub(super) fn markdown(tree: &Tree) -> impl Iterator<Item = (&str, Kind, &str)> {
+    tree.under(".opencode/").filter_map(|path| Some((path, kind_of(path)?.0, tree.text(path)?)))
+}
+
 fn from_markdown(tree: &Tree, drafts: &mut Drafts, found: &mut Discovery) {
     for path in tree.under(".opencode/") {
-        let Some((kind, name)) = path[".opencode/".len()..].split_once('/') else { continue };
-        let Some(name) = name.strip_suffix(".md") else { continue };
-        if !matches!(
-            kind,
-            "agent" | "agents" | "mode" | "modes" | "command" | "commands" | "skill" | "skills"
-        ) {
-            continue;
-        }
+        let Some((kind, name)) = kind_of(path) else { continue };
         let front = match tree.text(path).map(frontmatter::split) {
             Some(Ok((front, _))) => front,
             Some(Err(reason)) => {
@@ -233,30 +274,27 @@ fn from_markdown(tree: &Tree, drafts: &mut Drafts, found: &mut Discovery) {
                 continue;
             }
         };
-        let (name, file) = (name.to_owned(), path.to_owned());
         let description = front.text("description").unwrap_or_default().to_owned();
-        match kind {
-            "command" | "commands" => {
-                found.commands.retain(|other| other.name != name);
-                found.commands.push(Named { name, description, file });
-            }
-            "skill" | "skills" => {
-                if name.ends_with("/SKILL") {
-                    skill(&front, &name, description, file, found);
-                }
-            }
-            _ => {
-                let mode = if kind.starts_with("mode") { Some("primary") } else { front.text("mode") };
-                drafts.agents.entry(name).or_default().lay(Layer {
-                    description: front.text("description").map(str::to_owned),
-                    model: front.text("model").map(str::to_owned),
-                    tools: front.get("tools").map(|field| tools(field, &front)),
-                    mode: mode.map(str::to_owned),
-                    off: front.text("disable").map(|word| word == "true"),
-                    file: path,
-                });
-            }
+        if kind == Kind::Skill {
+            skill(&front, name, description, path.to_owned(), found);
+            continue;
         }
+        // What the front matter says wins over the path.
+        let (name, file) = (front.text("name").unwrap_or(name).to_owned(), path.to_owned());
+        if kind == Kind::Command {
+            found.commands.retain(|other| other.name != name);
+            found.commands.push(Named { name, description, file });
+            continue;
+        }
+        let mode = if kind == Kind::Mode { Some("primary") } else { front.text("mode") };
+        drafts.agents.entry(name).or_default().lay(Layer {
+            description: front.text("description").map(str::to_owned),
+            model: front.text("model").map(str::to_owned),
+            tools: front.get("tools").map(|field| tools(field, &front)),
+            mode: mode.map(str::to_owned),
+            off: front.text("disable").map(|word| word == "true"),
+            file: path,
+        });
     }
 }
 

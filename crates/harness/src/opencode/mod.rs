@@ -12,13 +12,16 @@ mod failure;
 mod history;
 mod parts;
 mod recent;
+mod refusals;
 mod turn;
 mod wire;
 
 use karta_types::message::Message;
 use karta_types::release::Discovery;
 
-use crate::{Capabilities, Codec, Command, Error, Harness, HistorySource, Launch, Package, Pinned, Tree};
+use crate::{
+    Capabilities, Codec, Command, Error, Fault, Harness, HistorySource, Launch, Package, Pinned, Tree,
+};
 
 /// The adapter.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +68,10 @@ impl Harness for OpenCode {
 
     fn discover(&self, tree: &Tree) -> Result<Discovery, Error> {
         discover::discover(tree)
+    }
+
+    fn refusals(&self, tree: &Tree) -> Vec<Fault> {
+        refusals::refusals(tree)
     }
 
     fn command(&self, launch: &Launch<'_>) -> Result<Command, Error> {

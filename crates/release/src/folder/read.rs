@@ -7,7 +7,7 @@ use karta_harness::Tree;
 use karta_harness::tree::MAX_LOADED;
 
 use super::walk::{Kind, Visit, walk};
-use super::{Error, at};
+use super::{Error, at, links};
 use crate::archive::Limits;
 use crate::beneath::Beneath;
 use crate::files::{Collected, Entry, Files};
@@ -28,18 +28,22 @@ impl Files {
         Ok(all.gather.finish())
     }
 
-    /// What adapters read of these files, which lie in `root`.
+    /// What adapters read of these files, which lie in `root`. Harnesses follow links, so what a link of theirs leads to is there
+    /// under its name too.
     ///
     /// # Errors
     /// A file can't be read.
     pub fn tree(&self, root: &Path) -> Result<Tree, Error> {
         let mut folder = Beneath::open(root).map_err(at("opening the folder", root))?;
         let mut tree = Tree::new();
-        for (path, entry) in self.iter() {
-            let wanted =
-                matches!(entry, Entry::File { size, .. } if *size <= MAX_LOADED) && Tree::wanted(path);
-            let content = wanted.then(|| load(&mut folder, path)).transpose();
-            tree.insert(path, content.map_err(at("reading", &root.join(path)))?);
+        for (path, real) in links::followed(self) {
+            let size = match self.get(real) {
+                Some(Entry::File { size, .. }) => *size,
+                _ => u64::MAX,
+            };
+            let wanted = size <= MAX_LOADED && Tree::wanted(&path);
+            let content = wanted.then(|| load(&mut folder, real)).transpose();
+            tree.insert(path, content.map_err(at("reading", &root.join(real)))?);
         }
         Ok(tree)
     }

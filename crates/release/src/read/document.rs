@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use karta_harness::nearest::nearest;
+use karta_harness::{Fault, jsonc as json};
+
 use super::node::{Key, Node};
-use super::{jsonc, nearest, toml};
-use crate::fault::Fault;
+use super::{jsonc, toml};
 
 /// Where the values of a file's keys stand: line and column, by the key's whole name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -102,11 +104,7 @@ impl<'a> Document<'a> {
         Err(self.faults.into_iter().map(|(_, fault)| fault).collect())
     }
 
-    /// Line and column of a place.
     fn place(&self, at: usize) -> (u64, u64) {
-        let before = self.text.get(..at).unwrap_or(self.text);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        (line as u64, column as u64)
+        json::line_and_column(self.text, at)
     }
 }

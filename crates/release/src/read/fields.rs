@@ -1,7 +1,8 @@
 //! A table's keys, asked for one by one: what nobody asked for is unknown.
 
+use karta_harness::nearest::nearest;
+
 use super::document::{Document, Stray};
-use super::nearest;
 use super::node::{Key, Node, Value};
 
 /// A table of a document.

@@ -1,41 +1,10 @@
 //! JSON with comments as values with places.
 
-use std::fmt;
-
-use karta_harness::jsonc;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use karta_harness::jsonc::{self, Members};
 use serde_json::value::RawValue;
 
 use super::document::Document;
 use super::node::{Key, Node, Value};
-
-/// An object's members, as they stand in the text.
-struct Members<'a>(Vec<(&'a RawValue, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-
-        deserializer.deserialize_map(Object)
-    }
-}
 
 /// Reads a document, which must be an object. What can't be read is a fault of it.
 pub(super) fn parse(document: &mut Document<'_>) -> Vec<(Key, Node)> {
@@ -78,14 +47,9 @@ struct Reader<'t, 'd, 'x> {
 }
 
 impl<'t> Reader<'t, '_, '_> {
-    /// Where a part of the text stands in it.
-    fn place(&self, part: &str) -> usize {
-        (part.as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize)
-    }
-
     fn node(&mut self, raw: &'t RawValue) -> Node {
         let text = raw.get();
-        let at = self.place(text);
+        let at = jsonc::offset(self.text, text);
         let value = match text.as_bytes().first() {
             Some(b'{') => serde_json::from_str::<Members<'_>>(text).ok().map(|members| self.table(members)),
             Some(b'[') => serde_json::from_str::<Vec<&RawValue>>(text)
@@ -102,7 +66,7 @@ impl<'t> Reader<'t, '_, '_> {
     fn table(&mut self, members: Members<'t>) -> Value {
         let mut entries: Vec<(Key, Node)> = Vec::new();
         for (key, value) in members.0 {
-            let at = self.place(key.get());
+            let at = jsonc::offset(self.text, key.get());
             let name: String = serde_json::from_str(key.get()).unwrap_or_default();
             if entries.iter().any(|(other, _)| other.name == name) {
                 self.document.fault(at, format!("the key `{name}` is there twice"), None);

@@ -3,11 +3,9 @@
 mod document;
 mod fields;
 mod jsonc;
-mod nearest;
 mod node;
 mod toml;
 
 pub(crate) use document::{Document, Places};
 pub(crate) use fields::{Fields, did_you_mean, quoted};
-pub(crate) use nearest::nearest;
 pub(crate) use node::{Key, Node, Value};

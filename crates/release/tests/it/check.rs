@@ -114,3 +114,51 @@ fn the_platforms_own_files_are_files_and_text() {
         ["karta.toml: it is not UTF-8 text, or too large", "karta.jsonc: it must be a file, not a link"]
     );
 }
+
+#[test]
+fn what_the_harness_would_refuse_is_refused_for_the_version_that_is_known() {
+    let settings = (".claude/settings.json", "{\n  \"permissions\": {\"deny\": [\"Bash(\"]}\n}");
+    let faults = checked(&[settings]).unwrap_err();
+    let told = ".claude/settings.json:2:28: the rule `Bash(` must end with `)`; Claude Code would go on without it, and say nothing";
+    assert_eq!(faults, [told]);
+    // Of another version only what is broken in any is a fault.
+    let older = ("karta.toml", "harness.version = '2.0.1'");
+    let sound = checked(&[settings, older]).unwrap();
+    assert_eq!(sound.warnings, [format!("{told}, if it is as the version that this Karta is made for")]);
+    let faults = checked(&[(".claude/settings.json", "{\n  \"model\": }"), older]).unwrap_err();
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(
+        faults[0].starts_with(".claude/settings.json:2:12: expected value; Claude Code would leave"),
+        "{faults:?}"
+    );
+    let faults =
+        checked(&[("opencode.json", "{\n  \"model\": 5,\n}"), ("karta.toml", "[env]\nPATH = 'x'\n")])
+            .unwrap_err();
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert_eq!(
+        faults[1],
+        "opencode.json:2:12: `model` must be a text, not 5; OpenCode would refuse to work in this folder"
+    );
+}
+
+#[test]
+fn what_a_link_leads_to_is_read_as_the_harness_reads_it() {
+    use std::os::unix::fs::symlink;
+
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("shared/agents")).unwrap();
+    fs::create_dir_all(root.path().join(".claude")).unwrap();
+    fs::write(root.path().join("shared/agents/a.md"), "---\nname: a\ndescription: b\n---\nc").unwrap();
+    fs::write(root.path().join("shared/settings.json"), r#"{"model": 5}"#).unwrap();
+    symlink("../shared/agents", root.path().join(".claude/agents")).unwrap();
+    let of = || {
+        let files = Files::read(root.path()).unwrap();
+        let tree = files.tree(root.path()).unwrap();
+        check(&files, &tree, &|_: &dyn Harness| Others::Unknown)
+    };
+    let sound = of().unwrap();
+    assert_eq!(sound.found.agents[0].file, ".claude/agents/a.md");
+    symlink("../shared/settings.json", root.path().join(".claude/settings.json")).unwrap();
+    let faults: Vec<_> = of().unwrap_err().iter().map(Fault::to_string).collect();
+    assert!(faults[0].starts_with(".claude/settings.json:1:11: `model` must be a text"), "{faults:?}");
+}

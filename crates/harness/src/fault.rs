@@ -1,4 +1,6 @@
 //! One thing that is wrong with a folder, and where.
+//!
+//! Its text reads like a compiler's: `opencode.json:3:5: unknown key …; did you mean …?`
 
 use std::fmt;
 

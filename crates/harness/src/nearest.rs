@@ -1,7 +1,7 @@
 //! The word that was probably meant.
 
 /// The one of `words` that is nearest to what was written, if it is near enough to be what was meant.
-pub(crate) fn nearest<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let written = written.to_lowercase();
     let length = written.chars().count();
     let slips = |word: &str| {
