@@ -10,6 +10,8 @@ use crate::{Command, Error, Transport};
 pub(super) const THINKING: &str = "thinking";
 /// Tokens of thinking where nobody says how many.
 const THINKING_TOKENS: u32 = 8_000;
+/// Agents that OpenCode has without a folder's saying so.
+const BUILT_IN: [&str; 4] = ["build", "plan", "general", "explore"];
 /// The variable that holds the session's token; the configuration names it.
 const TOKEN: &str = "KARTA_MODEL_TOKEN";
 /// What programs are looked for in, unless the operator lets another path through.
@@ -104,9 +106,7 @@ fn configuration(launch: &Launch<'_>, configs: &[Config<'_>]) -> Result<Value, E
         config["permission"] = json!({"bash": "ask", "edit": "ask", "webfetch": "ask"});
     }
     if !launch.policy.denied_tools.is_empty() {
-        let off: Map<String, Value> =
-            launch.policy.denied_tools.iter().map(|tool| (tool.clone(), false.into())).collect();
-        config["tools"] = off.into();
+        deny(launch, configs, &mut config)?;
     }
     if !launch.policy.hooks {
         config["formatter"] = false.into();
@@ -119,6 +119,35 @@ fn configuration(launch: &Launch<'_>, configs: &[Config<'_>]) -> Result<Value, E
         config["mcp"] = off.into();
     }
     Ok(config)
+}
+
+/// Denies tools for everybody: `tools` is only another way to write `permission`, which would win over it, and what an agent's own
+/// `permission` says would win over that.
+fn deny(launch: &Launch<'_>, configs: &[Config], config: &mut Value) -> Result<(), Error> {
+    let denied =
+        || launch.policy.denied_tools.iter().map(|tool| (permission_of(tool).to_owned(), json!("deny")));
+    // One word for all tools would be lost under a list of some.
+    if let Some(word) = discover::setting(configs, "permission").and_then(Value::as_str) {
+        config["permission"] = json!({ "*": word });
+    }
+    for (tool, word) in denied() {
+        config["permission"][tool] = word;
+    }
+    let own = discover::discover(launch.tree)?.agents;
+    let names = own.iter().map(|agent| agent.name.as_str()).chain(BUILT_IN);
+    let rules: Map<String, Value> = denied().collect();
+    let agents: Map<String, Value> =
+        names.map(|name| (name.to_owned(), json!({ "permission": rules }))).collect();
+    config["agent"] = agents.into();
+    Ok(())
+}
+
+/// What permits a tool: those that write files share one permission.
+fn permission_of(tool: &str) -> &str {
+    match tool {
+        "write" | "patch" | "multiedit" | "apply_patch" => "edit",
+        other => other,
+    }
 }
 
 fn provider(package: &str, base: &str, models: &Map<String, Value>) -> Value {

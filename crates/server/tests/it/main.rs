@@ -5,6 +5,7 @@ mod access;
 mod account;
 mod billing;
 mod budgets;
+mod conduct;
 mod events;
 mod faults;
 mod git;

@@ -469,3 +469,48 @@ async fn a_turn_ends_on_the_release_it_began_on() {
     assert_eq!(events[0]["data"]["release"]["version"], 1);
     app.stop().await;
 }
+
+/// What a setup may reach: through the proxy it is given, what it declares and nothing else.
+#[tokio::test]
+async fn a_setup_reaches_what_it_declares_and_nothing_else() {
+    let hello = axum::Router::new().route("/hello", axum::routing::get(|| async { "hello from outside" }));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    #[expect(clippy::disallowed_methods, reason = "ends with the test")]
+    let served = tokio::spawn(async move { axum::serve(listener, hello).await });
+    let setup = |port: u16| {
+        format!(
+            r#"
+ask() {{
+  at=${{HTTP_PROXY#http://}}
+  exec 3<>"/dev/tcp/${{at%:*}}/${{at#*:}}"
+  printf 'GET http://%s/hello HTTP/1.1\r\nHost: %s\r\n\r\n' "$1" "$1" >&3
+  cat <&3
+}}
+ask localhost:{port}; echo; ask localhost:1; echo; ask elsewhere.example
+"#
+        )
+    };
+    for (loopback, hears) in [(true, true), (false, false)] {
+        let app = App::start_with(plain(), |settings| settings.releases.loopback = loopback).await;
+        let at = app.data.path().join("shop");
+        let manifest = format!("[build]\nsetup = \"bash setup.sh\"\negress = [\"localhost:{port}\"]\n");
+        folder(&at, "one", &[("karta.toml", &manifest), ("setup.sh", &setup(port))]);
+        let request = app.request(Method::POST, "/v1/projects/shop/releases").body(packed(&at, None));
+        let mut events = Named::open(request.header("accept", "text/event-stream")).await;
+        let mut said = String::new();
+        while let Some((kind, data)) = events.next().await {
+            assert_ne!(kind, "error", "{data}");
+            said.push_str(data["text"].as_str().unwrap_or_default());
+            said.push('\n');
+        }
+        assert_eq!(said.contains("hello from outside"), hears, "{said}");
+        for refused in ["localhost:1 is refused", "elsewhere.example:80 is refused", "`[build] egress`"] {
+            assert!(said.contains(refused), "{refused}: {said}");
+        }
+        // Declared is not enough: what the name leads to must be public.
+        assert_eq!(said.contains("which is no public address"), !loopback, "{said}");
+        app.stop().await;
+    }
+    served.abort();
+}

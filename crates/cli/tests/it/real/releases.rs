@@ -160,3 +160,42 @@ async fn claude_code_runs_each_turn_on_one_release() {
 async fn opencode_runs_each_turn_on_one_release() {
     live("AGENTS.md", &[(".opencode/opencode.json", "{}\n")], "bash").await;
 }
+
+/// What a release forbids is not done, whatever the model wants and whoever would allow it.
+async fn denied(instructions: &str, others: &[(&str, &str)], tool: &str) {
+    let manifest = format!("[policy.tools]\ndeny = [\"{tool}\"]\n\n[env]\nGREETING = \"hello\"\n");
+    let files = [&[(instructions, "# An app\n"), ("karta.toml", &manifest)], others].concat();
+    let karta = Karta::serve(&files).await;
+    let session = karta.session().await;
+    let script = format!(
+        r#"go SCRIPT: [{{"tool":"{tool}","input":{{"command":"echo done > done.txt","description":"x"}}}},{{"text":"tried"}}]"#
+    );
+    let events = karta.turn(session, &script, yes).await;
+    assert_eq!(status(&events), TurnState::Completed, "{events:#?}");
+    let place = karta.data.path().join("data/sessions").join(session.to_string());
+    let mut open = vec![place];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(&next).unwrap() {
+            let entry = entry.unwrap();
+            assert_ne!(entry.file_name(), "done.txt", "the tool ran");
+            if entry.file_type().unwrap().is_dir() {
+                open.push(entry.path());
+            }
+        }
+    }
+    let tools = karta.model.requests().pop().unwrap().body["tools"].to_string();
+    assert!(!tools.contains(&format!("\"name\":\"{tool}\"")), "the model is not even offered it");
+    karta.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real harnesses: ./test runs it"]
+async fn claude_code_does_not_use_a_tool_that_the_release_forbids() {
+    denied("CLAUDE.md", &[], "Bash").await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real harnesses: ./test runs it"]
+async fn opencode_does_not_use_a_tool_that_the_release_forbids() {
+    denied("AGENTS.md", &[(".opencode/opencode.json", "{}\n")], "bash").await;
+}
