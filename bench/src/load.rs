@@ -92,6 +92,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     if args.url.is_none() {
         memory(create).await?;
         crate::control::run().await?;
+        crate::releases::run().await?;
     }
     Ok(())
 }

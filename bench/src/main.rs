@@ -7,6 +7,7 @@ mod client;
 mod control;
 mod load;
 mod memory;
+mod releases;
 mod report;
 mod serve;
 
@@ -35,6 +36,9 @@ pub(crate) struct Args {
     /// Rows as JSON lines
     #[arg(long)]
     json: bool,
+    /// Only what publishing and flipping cost
+    #[arg(long)]
+    releases: bool,
     /// Serve, to be measured by another process
     #[arg(long, hide = true)]
     serve: Option<std::path::PathBuf>,
@@ -51,6 +55,8 @@ fn main() -> anyhow::Result<ExitCode> {
             serve::platform(data).await?;
         } else if args.serve_baseline {
             serve::baseline().await?;
+        } else if args.releases {
+            releases::run().await?;
         } else {
             load::run(&args).await?;
         }

@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod complete;
 mod printer;
 mod settings;
 
@@ -13,6 +14,9 @@ use crate::args::Cli;
 use crate::printer::Printer;
 
 fn main() -> ExitCode {
+    if let Some(answered) = complete::answer() {
+        return answered;
+    }
     let cli = Cli::parse();
     let printer = Printer::new(cli.global.quiet, cli.global.color);
     let result = tokio::runtime::Runtime::new()

@@ -9,6 +9,8 @@ use std::time::Duration;
 use anstream::AutoStream;
 use clap::builder::styling::{AnsiColor, Style};
 
+use karta_types::{ErrorCode, Timestamp};
+
 use crate::args::Color;
 
 /// Faint, for what may be overlooked.
@@ -94,6 +96,12 @@ impl Printer {
         }
     }
 
+    /// Puts a question to the person at the terminal; the answer is typed behind it.
+    pub(crate) fn ask(&self, text: &str) {
+        let mut err = self.err();
+        let _ = write!(err, "{text}").and_then(|()| err.flush());
+    }
+
     /// Prints rows under a head, columns as wide as they need.
     pub(crate) fn table(&self, head: &[&str], rows: &[Vec<String>]) -> std::io::Result<()> {
         write!(self.out(), "{}", table(head, rows))
@@ -111,7 +119,12 @@ impl Printer {
             return ExitCode::SUCCESS;
         }
         let mut err = self.err();
-        let _ = writeln!(err, "{RED}error{RED:#}: {error}");
+        if self.lively.swap(false, Ordering::Relaxed) {
+            // What was being done when it failed is of no more interest.
+            let _ = write!(err, "{CLEAR}");
+        }
+        let text = error.to_string().replace('\n', "\n  ");
+        let _ = writeln!(err, "{RED}error{RED:#}: {text}");
         for cause in error.chain().skip(1) {
             let _ = writeln!(err, "  {DIM}because{DIM:#}: {cause}");
         }
@@ -152,13 +165,37 @@ impl Printer {
         if !std::io::stderr().is_terminal() {
             self.note(&text);
         }
+        self.progress(text);
+    }
+
+    /// How far it is: only the line that moves shows it.
+    pub(crate) fn progress(&self, text: String) {
         *self.doing.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 }
 
+/// What went wrong, with what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub(crate) struct Advised {
+    /// What went wrong.
+    pub(crate) what: String,
+    /// What to do.
+    pub(crate) advice: Option<String>,
+}
+
 /// What to do about an error, if its kind tells.
 fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(advised) = error.downcast_ref::<Advised>() {
+        return advised.advice.clone();
+    }
     match error.downcast_ref::<karta_client::Error>()? {
+        // What is wrong is in its detail, which stands there already; the rest of the help is for programs.
+        karta_client::Error::Problem(problem)
+            if matches!(problem.error, ErrorCode::InvalidRequest | ErrorCode::InvalidRelease) =>
+        {
+            None
+        }
         karta_client::Error::Problem(problem) => Some(problem.error.help().to_owned()),
         error if error.unreachable() => Some("is the server running? `karta dev` starts one".to_owned()),
         _ => None,
@@ -183,6 +220,38 @@ fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// A number of bytes, for people: `512 bytes`, `34 kB`, `1.2 MB`.
+pub(crate) fn size(bytes: u64) -> String {
+    let mut unit = 1_u64;
+    for name in ["kB", "MB", "GB"] {
+        unit *= 1000;
+        // What would be shown as a thousand of this unit is one of the next.
+        if bytes.saturating_add(unit / 2) < unit * 1000 || name == "GB" {
+            if bytes < 1000 {
+                break;
+            }
+            let tenths = bytes.saturating_add(unit / 20) / (unit / 10);
+            return if tenths < 100 {
+                format!("{}.{} {name}", tenths / 10, tenths % 10)
+            } else {
+                format!("{} {name}", bytes.saturating_add(unit / 2) / unit)
+            };
+        }
+    }
+    count(bytes, "byte")
+}
+
+/// A moment to the minute, in UTC, as a table has room for it: `2026-11-24 12:30`.
+pub(crate) fn minute(at: Timestamp) -> String {
+    at.to_string().chars().take(16).collect::<String>().replace('T', " ")
+}
+
+/// So many of something: `1 file`, `2 files`.
+pub(crate) fn count(number: u64, what: &str) -> String {
+    let end = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{end}")
+}
+
 /// Text of somebody else's made fit for a terminal: no control characters but line feed and tab, so that nothing in it can move
 /// the cursor, recolour or answer for the person.
 pub(crate) fn tame(text: &str) -> String {
@@ -199,6 +268,27 @@ mod tests {
             vec![vec!["a".into(), "bb".into(), "c".into()], vec!["aaaa".into(), "b".into(), String::new()]];
         let text = anstream::adapter::strip_str(&table(&["X", "YY", "Z"], &rows)).to_string();
         assert_eq!(text, "X     YY  Z\na     bb  c\naaaa  b\n");
+    }
+
+    #[test]
+    fn bytes_read_as_people_say_them() {
+        let sizes = [0, 1, 999, 1000, 1049, 9949, 9950, 34_499, 999_499, 999_500, 1_234_567, 5_000_000_000];
+        let shown: Vec<_> = sizes.into_iter().map(size).collect();
+        let wanted = [
+            "0 bytes",
+            "1 byte",
+            "999 bytes",
+            "1.0 kB",
+            "1.0 kB",
+            "9.9 kB",
+            "10 kB",
+            "34 kB",
+            "999 kB",
+            "1.0 MB",
+            "1.2 MB",
+            "5.0 GB",
+        ];
+        assert_eq!(shown, wanted);
     }
 
     #[test]

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 /// The file in the data directory by which a running `karta dev` or `karta serve` tells where it is.
 pub(crate) const SERVER_FILE: &str = "dev.json";
 
+/// The file in a folder that says what the platform needs to know of it.
+pub(crate) const MANIFEST: &str = "karta.toml";
+
 /// The data directory.
 pub(crate) fn data_dir(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -78,6 +81,58 @@ pub(crate) fn connection(
         );
     };
     Ok(Connection { url, key, project: running.and_then(|running| running.project) })
+}
+
+/// The key for a URL of git's, if it is of a server that is known: never somebody else's key, never to somewhere else.
+pub(crate) fn key_for(origin: &str, url: Option<String>, key: Option<String>, data: &Path) -> Option<Secret> {
+    let named = url.is_some();
+    let of = |url: &str| origin_of(url).is_some_and(|of| of == origin);
+    // The server that a command would use now.
+    if let Ok(connection) = connection(url, key, data)
+        && of(&connection.url)
+    {
+        return Some(connection.key);
+    }
+    if named {
+        return None;
+    }
+    let signed_in = Credentials::read().ok()?;
+    let there = signed_in.servers.keys().find(|url| of(url)).cloned();
+    there.and_then(|url| signed_in.token(&url))
+}
+
+/// Scheme, host and port of an address, as git gives them.
+pub(crate) fn origin_of(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    // A name and a password in it are no part of where it is.
+    let host = host.rsplit('@').next().unwrap_or_default();
+    (!host.is_empty()).then(|| format!("{scheme}://{host}").to_lowercase())
+}
+
+/// The project that is meant where none is named: that of `KARTA_PROJECT`, else the `project` of the `karta.toml` here, or in the
+/// nearest folder above that has one.
+pub(crate) fn project_here() -> anyhow::Result<Option<String>> {
+    if let Some(set) = std::env::var("KARTA_PROJECT").ok().filter(|set| !set.is_empty()) {
+        return Ok(Some(set));
+    }
+    let here = std::env::current_dir().context("finding the current folder")?;
+    for folder in here.ancestors() {
+        let path = folder.join(MANIFEST);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let manifest = karta_release::manifest::parse(&text);
+                let manifest = manifest.map_err(|faults| {
+                    let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                    anyhow::anyhow!("reading `{}` for its `project`: {}", path.display(), faults.join("; "))
+                })?;
+                return Ok(manifest.project);
+            }
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => {}
+            Err(why) => return Err(why).with_context(|| format!("reading `{}`", path.display())),
+        }
+    }
+    Ok(None)
 }
 
 /// Where this person signed in by `karta login`.

@@ -1,11 +1,11 @@
-//! Projects, their releases, and which of them is active.
+//! Projects and their previews.
 
 use karta_types::page::Page;
-use karta_types::release::{Activation, Project, Release};
+use karta_types::release::{Preview, Project};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::client::Client;
+use crate::client::{Client, append};
 use crate::error::Error;
 
 impl Client {
@@ -25,51 +25,49 @@ impl Client {
         self.json("reading the project", self.request(Method::GET, self.url(&["projects", project]))).await
     }
 
-    /// The project's newest releases.
+    /// Makes a project that has no release yet; the first [`Client::publish`] makes one by itself.
     ///
     /// # Errors
     /// See [`Client::projects`].
-    pub async fn releases(&self, project: &str) -> Result<Page<Release>, Error> {
-        let request = self.request(Method::GET, self.url(&["projects", project, "releases"]));
-        self.json("listing releases", request).await
+    pub async fn create_project(&self, slug: &str, name: Option<&str>) -> Result<Project, Error> {
+        let body = json!({ "slug": slug, "name": name });
+        self.json("making the project", self.request(Method::POST, self.url(&["projects"])).json(&body)).await
     }
 
-    /// The project's newest activations: which release became active, by whom, why.
+    /// Gives a project another name for people.
     ///
     /// # Errors
     /// See [`Client::projects`].
-    pub async fn activations(&self, project: &str) -> Result<Page<Activation>, Error> {
-        let request = self.request(Method::GET, self.url(&["projects", project, "activations"]));
-        self.json("listing activations", request).await
+    pub async fn rename_project(&self, project: &str, name: &str) -> Result<Project, Error> {
+        let request = self.request(Method::PATCH, self.url(&["projects", project]));
+        self.json("renaming the project", request.json(&json!({ "name": name }))).await
     }
 
-    /// Makes a release the active one.
+    /// Erases a project with its releases and sessions.
     ///
     /// # Errors
-    /// `not_found`, `release_not_ready`, or the way there or back failing.
-    pub async fn activate(
-        &self,
-        project: &str,
-        version: u64,
-        reason: Option<&str>,
-    ) -> Result<Activation, Error> {
-        let url = self.url(&["projects", project, "releases", &version.to_string(), "activate"]);
-        let request = self.request(Method::POST, url).json(&json!({ "reason": reason }));
-        self.json("activating the release", request).await
+    /// See [`Client::projects`].
+    pub async fn delete_project(&self, project: &str) -> Result<(), Error> {
+        let request = self.request(Method::DELETE, self.url(&["projects", project]));
+        self.send("deleting the project", request).await.map(drop)
     }
 
-    /// Goes back to the release that was active before, or to an earlier active one.
+    /// The project's previews. Each is reached as a project of its own, by its `slug`.
     ///
     /// # Errors
-    /// `nothing_to_roll_back`, or the way there or back failing.
-    pub async fn roll_back(
-        &self,
-        project: &str,
-        to: Option<u64>,
-        reason: Option<&str>,
-    ) -> Result<Activation, Error> {
-        let url = self.url(&["projects", project, "rollback"]);
-        let request = self.request(Method::POST, url).json(&json!({ "to": to, "reason": reason }));
-        self.json("rolling back", request).await
+    /// See [`Client::projects`].
+    pub async fn previews(&self, project: &str, cursor: Option<&str>) -> Result<Page<Preview>, Error> {
+        let mut url = self.url(&["projects", project, "previews"]);
+        append(&mut url, &[("cursor", cursor.map(str::to_owned))]);
+        self.json("listing previews", self.request(Method::GET, url)).await
+    }
+
+    /// Ends a preview, with its sessions.
+    ///
+    /// # Errors
+    /// See [`Client::projects`].
+    pub async fn remove_preview(&self, project: &str, name: &str) -> Result<(), Error> {
+        let url = self.url(&["projects", project, "previews", name]);
+        self.send("removing the preview", self.request(Method::DELETE, url)).await.map(drop)
     }
 }

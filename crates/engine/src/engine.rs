@@ -20,9 +20,10 @@ use crate::control::local::Local;
 use crate::control::oidc::OidcProvider;
 use crate::control::webhooks::send;
 use crate::data::channels::Channels;
+use crate::data::git::Repositories;
 use crate::data::hub::Hub;
 use crate::data::places::{Place, Places};
-use crate::data::projects::{Catalogue, Loaded};
+use crate::data::releases::{Catalogue, Loaded, Packs, Publishing};
 use crate::data::seats::Seats;
 use crate::data::turn::too_many_processes;
 use crate::gate::Gate;
@@ -50,12 +51,16 @@ struct Inner {
     remote: Option<Arc<Remote>>,
     hub: Hub,
     catalogue: Catalogue,
+    packs: Packs,
+    publishing: Publishing,
+    guarded: Guarded,
     oidc: Option<OidcProvider>,
     webhooks: reqwest::Client,
     stripe: Option<Stripe>,
     channels: Arc<Channels>,
     gateway: Gateway,
     harnesses: Harnesses,
+    repositories: Repositories,
     driver: Arc<dyn Driver>,
     scripted: Arc<dyn Driver>,
     places: Arc<Places>,
@@ -135,15 +140,22 @@ impl Builder {
     ///
     /// # Errors
     /// The data directory can't be written.
-    pub async fn check(self) -> Result<Vec<(&'static str, Result<(), String>)>> {
+    pub async fn check(self) -> Result<Vec<(&'static str, Result<String, String>)>> {
         let Self { settings, clock, rng, program, .. } = self;
         prepare(&settings.data)?;
         let driver = build_driver(&settings, program, clock, rng);
         let state = match driver {
-            Ok(driver) => driver.check().await.map_err(|error| crate::error::chain(&error)),
+            Ok(driver) => {
+                let state = driver.check().await.map_err(|error| crate::error::chain(&error));
+                let notes = driver.notes().await;
+                state.map(|()| {
+                    if notes.is_empty() { "ready".to_owned() } else { format!("ready; {}", notes.join("; ")) }
+                })
+            }
             Err(error) => Err(error.chain()),
         };
-        Ok(vec![("sandbox", state)])
+        let git = crate::data::git::version().await.map_err(|error| error.problem().detail);
+        Ok(vec![("sandbox", state), ("git", git)])
     }
 
     /// Opens the store, recovers what a crash left, starts the model gateway.
@@ -187,11 +199,17 @@ impl Builder {
             Scripted::Memory => crate::data::player::driver(clock.clone(), rng.clone()),
         };
         let places = Places::new(settings.limits.processes);
+        crate::data::releases::clear_incoming(&settings.data)
+            .map_err(|error| Error::internal("removing what a crash left", error))?;
+        let blobs = settings.releases.blobs.clone().unwrap_or_else(|| settings.data.join("blobs"));
+        let packs = Packs::in_folder(&blobs)?;
+        let guarded = Guarded::new(lookup.clone(), settings.releases.loopback);
         let webhooks = send::client(Guarded::new(lookup, settings.webhooks.loopback))?;
         let stripe = Stripe::from_settings(&settings)?;
         let oidc = OidcProvider::from_settings(&settings)?;
         let engine = Engine(Arc::new(Inner {
             harnesses: Harnesses::new(settings.data.join("harnesses")),
+            repositories: Repositories::new(settings.data.join("git"), settings.git.pushes),
             settings,
             store,
             keyring,
@@ -202,6 +220,9 @@ impl Builder {
             remote,
             hub: Hub::default(),
             catalogue: Catalogue::default(),
+            packs,
+            publishing: Publishing::default(),
+            guarded,
             oidc,
             webhooks,
             stripe,
@@ -363,6 +384,11 @@ impl Engine {
         parts
     }
 
+    /// What whoever runs the server should know of how sessions are kept here.
+    pub async fn sandbox_notes(&self) -> Vec<String> {
+        self.0.driver.notes().await
+    }
+
     /// Ends every turn in writing, then everything else.
     pub async fn shutdown(&self) {
         if !self.tasks().shutdown(Duration::from_secs(15)).await {
@@ -385,6 +411,11 @@ impl Engine {
     /// Installed harnesses.
     pub fn harnesses(&self) -> &Harnesses {
         &self.0.harnesses
+    }
+
+    /// What was pushed by git.
+    pub(crate) fn repositories(&self) -> &Repositories {
+        &self.0.repositories
     }
 
     /// The control plane.
@@ -457,6 +488,21 @@ impl Engine {
 
     pub(crate) fn catalogue(&self) -> &Catalogue {
         &self.0.catalogue
+    }
+
+    /// Where the content of releases is kept.
+    pub(crate) fn packs(&self) -> &Packs {
+        &self.0.packs
+    }
+
+    /// Who publishes.
+    pub(crate) fn publishing(&self) -> &Publishing {
+        &self.0.publishing
+    }
+
+    /// What builds may go to, once a release declares it.
+    pub(crate) fn guarded(&self) -> Guarded {
+        self.0.guarded.clone()
     }
 
     pub(crate) fn channels(&self) -> &Arc<Channels> {

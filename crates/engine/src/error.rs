@@ -33,6 +33,11 @@ impl Error {
         Self::told(ErrorCode::NotFound, format!("there is no such {what}"))
     }
 
+    /// There is no room on the disk.
+    pub fn storage_full() -> Self {
+        Self::told(ErrorCode::StorageFull, "the disk under the data directory is full")
+    }
+
     /// The request is wrong at `pointer`.
     pub fn invalid(pointer: &str, detail: impl Into<String>) -> Self {
         Problem::new(ErrorCode::InvalidRequest, detail).at(pointer).into()
@@ -68,6 +73,11 @@ impl Error {
     }
 }
 
+/// Whether the disk is full, or a quota reached.
+pub(crate) fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
 /// An error and its causes in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -86,12 +96,16 @@ impl From<Problem> for Error {
     }
 }
 
+impl From<Box<Problem>> for Error {
+    fn from(problem: Box<Problem>) -> Self {
+        Self::Told(problem)
+    }
+}
+
 impl From<karta_store::Error> for Error {
     fn from(error: karta_store::Error) -> Self {
         match error {
-            karta_store::Error::Full => {
-                Self::told(ErrorCode::StorageFull, "the disk under the data directory is full")
-            }
+            karta_store::Error::Full => Self::storage_full(),
             other => Self::internal("using the store", other),
         }
     }
@@ -103,9 +117,7 @@ impl From<karta_sandbox::Error> for Error {
             karta_sandbox::Error::Unavailable(why) => {
                 Self::told(ErrorCode::IsolationUnavailable, why.clone())
             }
-            full if full.is_full() => {
-                Self::told(ErrorCode::StorageFull, "the disk under the data directory is full")
-            }
+            full if full.is_full() => Self::storage_full(),
             karta_sandbox::Error::Spawn { .. } => Self::told(ErrorCode::HarnessStartFailed, chain(&error)),
             _ => Self::internal("using the sandbox", error),
         }

@@ -42,6 +42,10 @@ impl Engine {
         if plane != Plane::Data {
             self.again(KEEPING, "expiring credit", |engine| async move { engine.expire_credit().await });
         }
+        if plane != Plane::Control {
+            self.again(KEEPING, "ending previews", |engine| async move { engine.end_previews().await });
+            self.again(SEALING, "keeping releases", |engine| async move { engine.keep_all_releases().await });
+        }
         self.again(KEEPING, "keeping the house", |engine| async move {
             engine.keep_house().await;
             Ok(())

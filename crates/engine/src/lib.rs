@@ -15,6 +15,7 @@ mod error;
 pub mod gate;
 pub mod gateway;
 pub mod harnesses;
+mod hex;
 mod keeping;
 pub mod settings;
 pub mod tasks;

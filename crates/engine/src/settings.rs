@@ -41,6 +41,10 @@ pub struct Settings {
     pub budget: Caps,
     /// What folders may start by themselves.
     pub folder: Folder,
+    /// Releases.
+    pub releases: Releases,
+    /// `git push` to this server.
+    pub git: Git,
     /// Which planes this server is.
     pub plane: Plane,
     /// How a data plane of its own reaches the control plane.
@@ -289,6 +293,24 @@ pub struct Webhooks {
     pub loopback: bool,
 }
 
+/// `git push` to this server.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Git {
+    /// Bytes of what one push sends.
+    pub push_bytes: u64,
+    /// Seconds that one push may take, its build included.
+    pub push_seconds: u64,
+    /// Pushes of one organisation at once; more wait. Those to one project are always one after the other.
+    pub pushes: usize,
+}
+
+impl Default for Git {
+    fn default() -> Self {
+        Self { push_bytes: 1 << 30, push_seconds: 3600, pushes: 4 }
+    }
+}
+
 /// What folders may start by themselves.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -302,6 +324,37 @@ pub struct Folder {
 impl Default for Folder {
     fn default() -> Self {
         Self { hooks: true, mcp: true }
+    }
+}
+
+/// Releases.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Releases {
+    /// The folder where their content is kept. Absent is `blobs` in the data directory.
+    pub blobs: Option<PathBuf>,
+    /// How many of a project are kept, beside those that something refers to.
+    pub keep: u32,
+    /// How long a preview lives after it was last published for.
+    pub preview_seconds: u64,
+    /// How long a setup may take.
+    pub build_seconds: u64,
+    /// The most bytes of a release's files.
+    pub max_bytes: u64,
+    /// Whether setups may reach this machine where they declare it: for tests and development only.
+    pub loopback: bool,
+}
+
+impl Default for Releases {
+    fn default() -> Self {
+        Self {
+            blobs: None,
+            keep: 20,
+            preview_seconds: 7 * 86_400,
+            build_seconds: 1800,
+            max_bytes: 2 << 30,
+            loopback: false,
+        }
     }
 }
 
@@ -322,6 +375,8 @@ impl Default for Settings {
             limits: Limits::default(),
             budget: Caps::default(),
             folder: Folder::default(),
+            releases: Releases::default(),
+            git: Git::default(),
             plane: Plane::default(),
             authority: Authority::default(),
             billing: Billing::default(),

@@ -31,18 +31,20 @@ pub struct Gateway {
     pub small_model: String,
 }
 
-/// What a folder may start by itself.
+/// What a folder may start by itself, and what it may not use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FolderPolicy {
+pub struct FolderPolicy<'a> {
     /// Hook commands.
     pub hooks: bool,
     /// MCP servers.
     pub mcp: bool,
+    /// Tools that are never used, in the harness's own names.
+    pub denied_tools: &'a [String],
 }
 
-impl Default for FolderPolicy {
+impl Default for FolderPolicy<'_> {
     fn default() -> Self {
-        Self { hooks: true, mcp: true }
+        Self { hooks: true, mcp: true, denied_tools: &[] }
     }
 }
 
@@ -74,7 +76,7 @@ pub struct Launch<'a> {
     /// How many tokens of thinking to allow, if the folder or caller says so.
     pub thinking_budget: Option<u32>,
     /// What the folder may start.
-    pub policy: FolderPolicy,
+    pub policy: FolderPolicy<'a>,
     /// Variables that the operator lets through, beyond the adapter's own.
     pub env: &'a [(String, String)],
 }

@@ -153,6 +153,10 @@ pub trait Driver: Send + Sync {
     fn isolation(&self) -> Isolation;
     /// Whether it works here, with the reason if it doesn't.
     async fn check(&self) -> Result<(), Error>;
+    /// What whoever runs the server should know of how it works here: nothing is wrong, but something could be better.
+    async fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// The session's sandbox: its place made, or found and brought up to the release.
     async fn acquire(&self, spec: &Spec) -> Result<Box<dyn Sandbox>, Error>;
     /// Removes every place of a session for good. No error if there is none.
@@ -182,4 +186,6 @@ pub trait Sandbox: Send + Sync {
     /// Reads the files under the place that match `pattern` (relative to the home, one `*` for one folder level), newest first,
     /// each at most `limit` bytes.
     async fn find(&self, pattern: &str, limit: u64) -> Result<Vec<(PathBuf, Vec<u8>)>, Error>;
+    /// Copies the workspace as it is now into an empty folder of the host. Links that lead out of it stay behind.
+    async fn export(&self, into: &Path) -> Result<(), Error>;
 }

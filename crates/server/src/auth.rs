@@ -7,12 +7,14 @@ use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath};
 use axum::http::header::{AUTHORIZATION, ORIGIN};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use karta_engine::gate::{Origin, Restriction};
 use karta_engine::{Engine, Error, Principal};
 use karta_types::ErrorCode;
 use karta_types::permission::{Permission, Permit};
 
-use crate::problem::Failure;
+use crate::problem::{Failure, Plain};
 
 /// Proof that the caller has a permission: `May<ReadSessions>`. Which keys and people have it is the table in [`karta_types::permission`].
 #[derive(Debug, Clone)]
@@ -22,17 +24,53 @@ impl<P: Permit> FromRequestParts<Engine> for May<P> {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, engine: &Engine) -> Result<Self, Failure> {
-        let mut who = engine.gate().authenticate(bearer(&parts.headers)?).await?;
-        who.origin = origin(parts);
-        engine.check_rate(&who)?;
-        if let Some(held) = &who.restriction {
-            check_browser(held, parts)?;
-        }
-        if !who.may(P::PERMISSION) {
-            return Err(refusal(&who, P::PERMISSION).into());
-        }
+        let who = permitted(parts, engine, bearer(&parts.headers)?, P::PERMISSION).await?;
         Ok(Self(who, PhantomData))
     }
+}
+
+/// As [`May`], for git: it sends a password, which is the credential, with any user name. A bearer is as good. What is refused is text,
+/// because git shows no other, and asks for a password, because git has none until it is asked.
+#[derive(Debug, Clone)]
+pub struct GitMay<P>(pub Principal, pub PhantomData<P>);
+
+impl<P: Permit> FromRequestParts<Engine> for GitMay<P> {
+    type Rejection = Plain;
+
+    async fn from_request_parts(parts: &mut Parts, engine: &Engine) -> Result<Self, Plain> {
+        let token = password(&parts.headers).map_or_else(|| bearer(&parts.headers).map(str::to_owned), Ok)?;
+        let who = permitted(parts, engine, &token, P::PERMISSION).await?;
+        Ok(Self(who, PhantomData))
+    }
+}
+
+/// Whose credential it is, if they may do this.
+async fn permitted(
+    parts: &Parts,
+    engine: &Engine,
+    token: &str,
+    what: Permission,
+) -> Result<Principal, Failure> {
+    let mut who = engine.gate().authenticate(token).await?;
+    who.origin = origin(parts);
+    engine.check_rate(&who)?;
+    if let Some(held) = &who.restriction {
+        check_browser(held, parts)?;
+    }
+    if !who.may(what) {
+        return Err(refusal(&who, what).into());
+    }
+    Ok(who)
+}
+
+/// The password of `Authorization: Basic …` (RFC 7617), if there is one.
+fn password(headers: &HeaderMap) -> Option<String> {
+    let (scheme, encoded) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let pair = String::from_utf8(BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    pair.split_once(':').map(|(_, password)| password.to_owned())
 }
 
 fn refusal(who: &Principal, what: Permission) -> Error {

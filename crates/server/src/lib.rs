@@ -6,6 +6,7 @@
 pub mod api;
 pub mod auth;
 pub mod extract;
+pub mod git;
 pub mod idempotency;
 pub mod metrics;
 pub mod openapi;

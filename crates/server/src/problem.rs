@@ -29,6 +29,42 @@ impl From<Problem> for Failure {
     }
 }
 
+/// An error on its way to git, which shows its user plain text and nothing else.
+#[derive(Debug)]
+pub struct Plain(pub Failure);
+
+impl<T: Into<Failure>> From<T> for Plain {
+    fn from(error: T) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Plain {
+    fn into_response(self) -> Response {
+        let problem = &self.0.0;
+        let unauthorized = problem.error == ErrorCode::Unauthorized;
+        let text = match problem.error {
+            ErrorCode::Internal => String::new(),
+            ErrorCode::Unauthorized => {
+                "the password is an API key, or the token of `karta login`; the user name can be anything\n"
+                    .to_owned()
+            }
+            _ => format!("{}\n", problem.detail),
+        };
+        let told = format!("{text}{} ({})\n", problem.title, problem.error);
+        let (mut parts, _) = self.0.into_response().into_parts();
+        parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        parts.headers.remove(header::CONTENT_LENGTH);
+        if unauthorized {
+            parts.headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Basic realm=\"Karta\", charset=\"UTF-8\""),
+            );
+        }
+        Response::from_parts(parts, told.into())
+    }
+}
+
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let mut problem = *self.0;

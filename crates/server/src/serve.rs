@@ -39,6 +39,7 @@ pub fn router(engine: &Engine) -> Router {
     let metrics = Arc::new(Metrics::new());
     let plane = engine.settings().plane;
     let pages = if plane == Plane::Data { Router::new() } else { crate::pages::routes(engine) };
+    let git = if plane == Plane::Control { Router::new() } else { crate::git::routes() };
     let (api, document) = crate::openapi::split(crate::api::routes(plane));
     let origins = engine.clone();
     let allowed =
@@ -48,6 +49,7 @@ pub fn router(engine: &Engine) -> Router {
         .merge(api)
         .merge(crate::operations::routes(document, metrics.clone()))
         .merge(pages)
+        .merge(git)
         .fallback(move || async move {
             Failure::from(Error::not_found(match plane {
                 Plane::All => "page",

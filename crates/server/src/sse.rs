@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use karta_engine::Engine;
-use karta_engine::data::journal::{Batch, HAS_SYSTEM, frames};
+use karta_engine::data::journal::{Batch, HIDEABLE, flag, frames};
 use karta_engine::data::stream::{Item, Reader};
 use karta_types::{Body as EventBody, Event, Seq, SessionId, TurnId};
+use serde::Serialize;
 
 /// How often a silent stream says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -21,26 +22,59 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 pub struct Include {
     /// The harness's own lines.
     pub raw: bool,
-    /// `system` events.
-    pub system: bool,
+    /// Events of these types where they are hidden: their flags.
+    pub kinds: u32,
 }
 
 impl Include {
-    /// From `?include=raw,system`.
+    /// From `?include=raw,system,reasoning`.
     ///
     /// # Errors
-    /// A word that is neither.
+    /// A word that is neither `raw` nor a type that can be hidden.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut include = Self::default();
         for word in text.split(',').filter(|word| !word.is_empty()) {
             match word {
                 "raw" => include.raw = true,
-                "system" => include.system = true,
-                other => return Err(format!("`{other}` can't be included; `raw` and `system` can")),
+                kind if flag(kind) != 0 => include.kinds |= flag(kind),
+                other => {
+                    let can = HIDEABLE.map(|(kind, _)| format!("`{kind}`")).join(", ");
+                    return Err(format!("`{other}` can't be included; `raw` and {can} can"));
+                }
             }
         }
         Ok(include)
     }
+}
+
+/// The header by which a client says where it stopped reading.
+pub(crate) const LAST_EVENT_ID: &str = "last-event-id";
+
+/// Whether the caller wants an event stream.
+pub(crate) fn wants_events(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accept.split(',').any(|kind| kind.split(';').next().unwrap_or_default().trim() == "text/event-stream")
+}
+
+/// An event of a stream that is none of a session's.
+pub(crate) struct Named(Bytes);
+
+impl Named {
+    /// With its type, its id if it has one, and its data as JSON on one line.
+    pub(crate) fn new(kind: &str, id: Option<&str>, data: &impl Serialize) -> Self {
+        let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
+        let data = serde_json::to_string(data).unwrap_or_default();
+        Self(format!("{id}event: {kind}\ndata: {data}\n\n").into())
+    }
+}
+
+/// A stream of such events, kept alive while it is silent.
+pub(crate) fn named(events: impl Stream<Item = Named> + Send + 'static) -> Response {
+    let events = tokio_stream::StreamExt::timeout_repeating(events, tokio::time::interval(HEARTBEAT));
+    let bytes = events.map(|event| {
+        Ok::<_, std::io::Error>(event.map_or_else(|_| Bytes::from_static(b": alive\n\n"), |event| event.0))
+    });
+    event_stream(Body::from_stream(bytes))
 }
 
 /// A stream of a session's events. With `turn`, it ends after that turn's `done`.
@@ -52,7 +86,10 @@ pub fn stream(
     include: Include,
 ) -> Response {
     let pump = Pump { engine: engine.clone(), session, reader, turn, include, first: true, over: false };
-    let body = Body::from_stream(pump.run());
+    event_stream(Body::from_stream(pump.run()))
+}
+
+fn event_stream(body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::OK;
     let headers = response.headers_mut();
@@ -158,14 +195,14 @@ impl Pump {
         if other_turn {
             return Bytes::new();
         }
-        let hide_system = batch.flags & HAS_SYSTEM != 0 && !self.include.system;
+        let hidden = batch.flags & !self.include.kinds;
         let add_raw = self.include.raw && batch.raw.is_some();
-        if !hide_system && !add_raw {
+        if hidden == 0 && !add_raw {
             return batch.after(after);
         }
         let mut out = BytesMut::new();
         for frame in frames(&batch.frames).filter(|frame| frame.seq > after) {
-            if hide_system && frame.kind == "system" {
+            if flag(frame.kind) & hidden != 0 {
                 continue;
             }
             match batch.raw.as_ref().filter(|_| add_raw).and_then(|raws| raw_of(raws, frame.seq)) {

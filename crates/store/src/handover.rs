@@ -18,10 +18,13 @@ use crate::{AuditEntry, Error, Result, Store};
 /// Rows taken in one step.
 const STEP: i64 = 200;
 /// The tables that are a data plane's.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 12] = [
     "project",
     "project_release",
     "release_activation",
+    "build_line",
+    "content",
+    "layer",
     "session",
     "session_label",
     "turn",

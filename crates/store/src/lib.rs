@@ -9,6 +9,8 @@
 mod activations;
 mod audit;
 mod billing;
+mod builds;
+mod contents;
 mod credit;
 pub mod db;
 mod error;
@@ -36,6 +38,8 @@ mod webhooks;
 pub use activations::{Flip, Wanted};
 pub use audit::{AuditEntry, AuditFilter, AuditRow, AuditSeal, Hash};
 pub use billing::SubscriptionRow;
+pub use builds::{BuildLine, Since};
+pub use contents::PackRow;
 pub use credit::CreditRow;
 pub use db::{Durability, Options, Store};
 pub use error::Error;
@@ -49,9 +53,9 @@ pub use orgs::OrgRow;
 pub use people::{
     AccessHolder, AccessKind, AccessRow, DeviceRow, DeviceState, InvitationRow, MemberRow, PersonRow,
 };
-pub use projects::{ProjectKey, ProjectRow};
+pub use projects::{CanaryRow, ProjectKey, ProjectRow};
 pub use provider_keys::ProviderKeyRow;
-pub use releases::{NewRelease, ReleaseRow};
+pub use releases::{Added, Built, Deleted, NewRelease, ReleaseRow};
 pub use seal::Keyring;
 pub use session_tokens::{SessionTokenRow, TokenKeyRow};
 pub use sessions::{SessionFilter, SessionPatch, SessionRow};

@@ -62,7 +62,10 @@ macro_rules! select {
     };
 }
 
-fn read(row: &Row) -> Result<TurnRow> {
+/// What [`read`] reads; conditions go behind it.
+pub(crate) const SELECT: &str = select!("");
+
+pub(crate) fn read(row: &Row) -> Result<TurnRow> {
     let mut row = Reader::new(row);
     let (org, key) = (row.parsed("org")?, row.maybe_parsed("key")?);
     let (id, session_id) = (row.parsed("id")?, row.parsed("session")?);

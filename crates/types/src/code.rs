@@ -95,6 +95,8 @@ codes! {
         "Give the request id to whoever runs the server; its log tells more.";
     HarnessNotInstalled "harness_not_installed" 503 false "The harness is not installed"
         "Run the command that `detail` names on the server.";
+    GitNotInstalled "git_not_installed" 503 false "git is not installed on the server"
+        "Install git on the server; until then publish by `karta deploy`.";
     HarnessStartFailed "harness_start_failed" 503 true "The harness did not start"
         "`detail` has what it printed last. `karta doctor` runs the same start by hand.";
     HarnessFailed "harness_failed" 502 true "The harness ended unexpectedly"

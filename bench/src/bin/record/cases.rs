@@ -31,7 +31,7 @@ pub(crate) struct Case {
     pub(crate) files: Vec<(&'static str, String)>,
     pub(crate) mode: PermissionMode,
     pub(crate) agent: Option<&'static str>,
-    pub(crate) policy: FolderPolicy,
+    pub(crate) policy: FolderPolicy<'static>,
     /// The case whose session goes on; an empty name is a session that nobody knows.
     pub(crate) resume: Option<&'static str>,
     pub(crate) acts: Vec<Act>,
@@ -174,7 +174,7 @@ fn folders() -> Vec<Case> {
     let task = json!([{"tool": "Task", "input": {"description": "review it", "prompt": inner, "subagent_type": "reviewer"}},
         {"text": "Reviewed."}]);
     let add = |end: &str| json!([{"tool": "mcp__mini__add", "input": {"a": 2, "b": 3}}, {"text": end}]);
-    let off = |hooks, mcp| FolderPolicy { hooks, mcp };
+    let off = |hooks, mcp| FolderPolicy { hooks, mcp, denied_tools: &[] };
     let elsewhere = json!({"env": {"ANTHROPIC_BASE_URL": "http://127.0.0.1:1", "ANTHROPIC_API_KEY": "k",
         "CLAUDE_CODE_USE_BEDROCK": "1"}, "apiKeyHelper": "echo k"});
     let greet = "---\ndescription: Greets.\n---\nGreet $ARGUMENTS.\n";

@@ -1,13 +1,16 @@
 //! `karta keys`, `budget`, `usage`, `provider-keys`, `token`, `audit`.
 
 use clap::{Args, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
 use karta_types::budget::{Level, Period};
 use karta_types::provider_key::KeyProvider;
 use karta_types::scope::Scopes;
 use karta_types::{KeyId, SessionId, SessionTokenId};
 
+use crate::complete;
+
 /// Which server.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ServerArgs {
     /// The server's address [default: of the running `karta dev` or `karta serve`]
     #[arg(long, global = true, value_name = "URL", env = "KARTA_URL")]
@@ -38,7 +41,7 @@ pub(crate) enum KeysCommand {
         #[arg(long, default_value = "read,write", value_name = "SCOPES")]
         scopes: Scopes,
         /// The one project it is for [default: all of them]
-        #[arg(long, value_name = "PROJECT")]
+        #[arg(long, value_name = "PROJECT", add = ArgValueCompleter::new(complete::projects))]
         project: Option<String>,
         /// Make a test key (`kt_test_…`)
         #[arg(long)]
@@ -115,7 +118,7 @@ pub(crate) struct UsageArgs {
     #[arg(long, default_value = "day", value_name = "GROUPS")]
     pub(crate) by: String,
     /// Of this project only
-    #[arg(long, value_name = "PROJECT")]
+    #[arg(long, value_name = "PROJECT", add = ArgValueCompleter::new(complete::projects))]
     pub(crate) project: Option<String>,
 }
 
@@ -161,6 +164,7 @@ pub(crate) enum TokenCommand {
     /// Mint a token and print it, once
     Mint {
         /// The project it is for
+        #[arg(add = ArgValueCompleter::new(complete::projects))]
         project: String,
         /// The end user: every session it touches is theirs
         end_user: String,

@@ -1,7 +1,10 @@
 //! `karta chat`.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use karta_types::SessionId;
+
+use crate::complete;
 
 /// Talk to an agent in the terminal
 ///
@@ -16,8 +19,8 @@ pub(crate) struct ChatArgs {
     /// Go on with this session instead of a new one
     #[arg(long, value_name = "ID")]
     pub(crate) session: Option<SessionId>,
-    /// The project, by id or slug [default: the one `karta dev` serves]
-    #[arg(long, value_name = "PROJECT", conflicts_with = "session", env = "KARTA_PROJECT")]
+    /// The project, by id or slug [default: this folder's, or the one that `karta dev` serves]
+    #[arg(long, value_name = "PROJECT", conflicts_with = "session", env = "KARTA_PROJECT", add = ArgValueCompleter::new(complete::projects))]
     pub(crate) project: Option<String>,
     /// The agent that takes the messages [default: the harness's own]
     #[arg(long, value_name = "NAME")]

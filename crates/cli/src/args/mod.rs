@@ -5,8 +5,10 @@ mod admin;
 mod billing;
 mod chat;
 mod completions;
+mod folder;
 mod harness;
 mod people;
+mod projects;
 mod releases;
 mod server;
 mod webhooks;
@@ -23,9 +25,13 @@ pub(crate) use admin::{AdminArgs, AdminCommand};
 pub(crate) use billing::{BillingArgs, BillingCommand};
 pub(crate) use chat::{Approve, ChatArgs};
 pub(crate) use completions::CompletionsArgs;
+pub(crate) use folder::{CheckArgs, DeployArgs, GitCredentialArgs, InitArgs};
 pub(crate) use harness::{HarnessArgs, HarnessCommand, Wanted};
 pub(crate) use people::{LoginArgs, LogoutArgs, MembersArgs, MembersCommand, WhoamiArgs};
-pub(crate) use releases::{ReleasesArgs, ReleasesCommand, RollbackArgs};
+pub(crate) use projects::{LogsArgs, ProjectsArgs, ProjectsCommand};
+pub(crate) use releases::{
+    PreviewsArgs, PreviewsCommand, ReleasesArgs, ReleasesCommand, RollbackArgs, version,
+};
 pub(crate) use server::{DemoArgs, DevArgs, DoctorArgs, PlayArgs, ServeArgs};
 pub(crate) use webhooks::{WebhooksArgs, WebhooksCommand};
 
@@ -76,15 +82,21 @@ pub(crate) enum Color {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Demo(DemoArgs),
+    Init(InitArgs),
     Dev(DevArgs),
     Chat(ChatArgs),
+    Check(CheckArgs),
+    Deploy(DeployArgs),
+    Logs(LogsArgs),
+    Releases(ReleasesArgs),
+    Rollback(RollbackArgs),
+    Previews(PreviewsArgs),
+    Projects(ProjectsArgs),
     Serve(ServeArgs),
     Admin(AdminArgs),
     Login(LoginArgs),
     Logout(LogoutArgs),
     Whoami(WhoamiArgs),
-    Releases(ReleasesArgs),
-    Rollback(RollbackArgs),
     Members(MembersArgs),
     Keys(KeysArgs),
     Budget(BudgetArgs),
@@ -98,5 +110,7 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     #[command(hide = true)]
     Play(PlayArgs),
+    #[command(hide = true)]
+    GitCredential(GitCredentialArgs),
     Completions(CompletionsArgs),
 }

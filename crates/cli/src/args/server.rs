@@ -14,7 +14,7 @@ pub(crate) struct DevArgs {
     /// Where to listen
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4747", env = "KARTA_LISTEN")]
     pub(crate) listen: SocketAddr,
-    /// The project's name in URLs [default: the folder's name]
+    /// The project's name in addresses [default: `project` in karta.toml, else the folder's name]
     #[arg(long, value_name = "NAME")]
     pub(crate) project: Option<String>,
     /// Settings file

@@ -8,7 +8,8 @@ use karta_engine::{Engine, Settings};
 use karta_types::OrgId;
 
 use super::running::{
-    announce, curl, folder, headline, hint_harness, hint_inactive, slug_of, start, use_scripted_model,
+    announce, curl, headline, hint_harness, hint_inactive, project_of, served_folder, start,
+    use_scripted_model,
 };
 use crate::args::DevArgs;
 use crate::printer::{DIM, Printer, RED};
@@ -21,8 +22,8 @@ pub(super) async fn run(
     mut settings: Settings,
     printer: &Printer,
 ) -> anyhow::Result<ExitCode> {
-    let path = folder(&args.path)?;
-    let project = args.project.unwrap_or_else(|| slug_of(&path));
+    let path = served_folder(&args.path)?;
+    let project = args.project.unwrap_or_else(|| project_of(&path));
     settings.folder.hooks &= !args.no_hooks;
     settings.folder.mcp &= !args.no_mcp;
     // Whoever works on a folder receives its webhooks on the same machine.
@@ -73,7 +74,7 @@ async fn watch(
     printer: &Printer,
 ) -> std::convert::Infallible {
     let look = |path: PathBuf| async move {
-        let seen = tokio::task::spawn_blocking(move || karta_engine::data::files::Folder::fingerprint(&path));
+        let seen = tokio::task::spawn_blocking(move || karta_release::folder::fingerprint(&path));
         seen.await.ok().flatten()
     };
     let mut last = look(path.clone()).await;

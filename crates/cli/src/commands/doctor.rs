@@ -18,7 +18,7 @@ pub(super) async fn run(settings: Settings, json: bool, printer: &Printer) -> an
             checks.push(("data directory".to_owned(), true, data));
             for (name, state) in parts {
                 let ok = state.is_ok();
-                checks.push((name.to_owned(), ok, state.err().unwrap_or_else(|| "ready".to_owned())));
+                checks.push((name.to_owned(), ok, state.unwrap_or_else(|why| why)));
             }
         }
         Err(error) => checks.push(("data directory".to_owned(), false, error.chain())),

@@ -4,14 +4,25 @@ mod account;
 mod admin;
 mod billing;
 mod chat;
+mod check;
 mod completions;
+mod credential;
 mod demo;
+mod deploy;
 mod dev;
+mod diff;
 mod doctor;
+mod folder;
+mod found;
+mod git;
 mod harness;
+mod init;
 mod login;
+mod logs;
 mod members;
 mod play;
+mod project;
+mod projects;
 mod releases;
 mod running;
 mod serve;
@@ -20,7 +31,7 @@ mod webhooks;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use karta_client::Client;
+use karta_client::{Client, LogFilter};
 
 use crate::args::{Cli, Command, ServerArgs};
 use crate::printer::Printer;
@@ -33,7 +44,7 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> anyhow::Result<ExitCode>
             let data = settings::data_dir(cli.global.data)?;
             let connection = settings::connection(args.url, args.key, &data)?;
             let settings = chat::Settings {
-                project: args.project.or_else(|| connection.project.clone()),
+                project: args.project,
                 connection,
                 message: args.message,
                 session: args.session,
@@ -53,14 +64,44 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> anyhow::Result<ExitCode>
             let client = client(cli.global.data, args.server)?;
             login::whoami(&client, cli.global.json, printer).await
         }
+        Command::Init(args) => {
+            let data = settings::data_dir(cli.global.data.clone())?;
+            let server = args.server.clone();
+            let connection = settings::connection(server.url, server.key, &data).ok();
+            let settings = init::Settings { connection, data: cli.global.data, args, json: cli.global.json };
+            init::run(&settings, printer)
+        }
+        Command::Check(args) => check::run(args, cli.global.json, printer).await,
+        Command::Deploy(args) => {
+            let data = settings::data_dir(cli.global.data)?;
+            let server = args.server.clone();
+            let connection = settings::connection(server.url, server.key, &data);
+            Box::pin(deploy::run(deploy::Settings { connection, args, json: cli.global.json }, printer)).await
+        }
+        Command::Logs(args) => {
+            let (client, served) = server(cli.global.data, args.server)?;
+            let project = project::chosen(&client, args.project, served, printer).await?;
+            let filter =
+                LogFilter { kind: args.kind, version: args.release, after: None, limit: Some(args.lines) };
+            logs::run(client, &project, &filter, args.follow, cli.global.json, printer).await
+        }
         Command::Releases(args) => {
+            let (client, served) = server(cli.global.data, args.server)?;
+            releases::run(&client, served, args.command, cli.global.json, printer).await
+        }
+        Command::Rollback(args) => {
+            let (client, served) = server(cli.global.data, args.server.clone())?;
+            releases::rollback(&client, served, args, cli.global.json, printer).await
+        }
+        Command::Previews(args) => {
+            let (client, served) = server(cli.global.data, args.server)?;
+            projects::previews(&client, served, args.command, cli.global.json, printer).await
+        }
+        Command::Projects(args) => {
             let client = client(cli.global.data, args.server)?;
-            releases::run(&client, args.command, cli.global.json, printer).await
+            projects::projects(&client, args.command, cli.global.json, printer).await
         }
-        Command::Rollback(mut args) => {
-            let server = ServerArgs { url: args.server.url.take(), key: args.server.key.take() };
-            releases::rollback(&client(cli.global.data, server)?, &args, cli.global.json, printer).await
-        }
+        Command::GitCredential(args) => credential::run(args, &settings::data_dir(cli.global.data)?, printer),
         Command::Members(args) => {
             let client = client(cli.global.data, args.server)?;
             members::run(&client, args.command, cli.global.json, printer).await
@@ -123,7 +164,12 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> anyhow::Result<ExitCode>
 }
 
 /// A client of the server that is named, or that runs on this machine.
-fn client(data: Option<PathBuf>, server: ServerArgs) -> anyhow::Result<Client> {
-    let connection = settings::connection(server.url, server.key, &settings::data_dir(data)?)?;
-    Ok(Client::new(&connection.url, connection.key)?)
+fn client(data: Option<PathBuf>, args: ServerArgs) -> anyhow::Result<Client> {
+    server(data, args).map(|(client, _)| client)
+}
+
+/// The same, and the project that the server was started for.
+fn server(data: Option<PathBuf>, args: ServerArgs) -> anyhow::Result<(Client, Option<String>)> {
+    let connection = settings::connection(args.url, args.key, &settings::data_dir(data)?)?;
+    Ok((Client::new(&connection.url, connection.key)?, connection.project))
 }

@@ -122,11 +122,29 @@ pub(super) fn slug_of(path: &Path) -> String {
     if slug.is_empty() { "app".to_owned() } else { slug }
 }
 
+/// A folder's project: what its `karta.toml` says, else the folder's own name. A file with faults says nothing here: publishing
+/// tells of them.
+pub(super) fn project_of(path: &Path) -> String {
+    let text = std::fs::read_to_string(path.join(karta_release::manifest::FILE)).unwrap_or_default();
+    let said = karta_release::manifest::parse(&text).ok().and_then(|said| said.project);
+    said.unwrap_or_else(|| slug_of(path))
+}
+
 /// The folder, as an absolute path.
 pub(super) fn folder(path: &Path) -> anyhow::Result<std::path::PathBuf> {
     let path = path.canonicalize().with_context(|| format!("opening the folder `{}`", path.display()))?;
     if !path.is_dir() {
         bail!("`{}` is not a folder", path.display());
+    }
+    Ok(path)
+}
+
+/// A folder to be served: one with something in it.
+pub(super) fn served_folder(path: &Path) -> anyhow::Result<std::path::PathBuf> {
+    let path = folder(path)?;
+    let mut inside = path.read_dir().with_context(|| format!("reading the folder `{}`", path.display()))?;
+    if inside.next().is_none() {
+        bail!("`{}` is empty: it needs a harness's own files; `karta init` says which", path.display());
     }
     Ok(path)
 }

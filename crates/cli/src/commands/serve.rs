@@ -7,7 +7,7 @@ use karta_engine::Settings;
 use karta_engine::control::keys::Environment;
 use karta_engine::settings::Plane;
 
-use super::running::{announce, folder, headline, hint_harness, hint_inactive, slug_of, start};
+use super::running::{announce, headline, hint_harness, hint_inactive, project_of, served_folder, start};
 use crate::args::ServeArgs;
 use crate::printer::{DIM, Printer, YELLOW};
 
@@ -26,7 +26,7 @@ pub(super) async fn run(
         settings.plane != Plane::Control || args.paths.is_empty(),
         "a control plane serves no folders: name them where `--plane data` runs"
     );
-    let paths = args.paths.iter().map(|path| folder(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let paths = args.paths.iter().map(|path| served_folder(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let listen = args.listen.unwrap_or(settings.listen);
     let shown = settings.clone();
     let first = settings.plane != Plane::Data && !settings.data.join("keys").exists();
@@ -42,7 +42,7 @@ pub(super) async fn run(
         ));
     }
     for path in paths {
-        let project = slug_of(&path);
+        let project = project_of(&path);
         match running.engine.publish_folder(running.org, &project, &path).await {
             Ok(release) => {
                 headline(&format!("{project} v{}", release.version), printer);

@@ -127,7 +127,7 @@ async fn failures_name_the_code_and_what_to_do() {
     let mut several = karta(&["chat", "-m", "hi"]);
     several.env("KARTA_URL", &fake.url).env("KARTA_API_KEY", KEY);
     let ran = run(several, "").await;
-    assert!(ran.err.contains("`--project`: support, sales"), "{}", ran.err);
+    assert!(ran.err.contains("name one: support, sales"), "{}", ran.err);
     let ran = run(karta(&["chat", "-m", "hi"]), "").await;
     assert_eq!(ran.code, Some(1));
     assert!(ran.err.contains("no server is known: start one by `karta dev`"), "{}", ran.err);

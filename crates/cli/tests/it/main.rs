@@ -3,15 +3,22 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 mod chat;
+mod check;
 mod commands;
+mod completion;
+mod deploy;
 mod fake;
 mod help;
+mod init;
+mod logs;
 mod people;
 mod planes;
 mod policy;
+mod published;
 mod real;
 mod run;
 mod served;
 mod serving;
+mod stub;
 mod sweep;
 mod terminal;

@@ -23,9 +23,11 @@ async fn every_refusal_says_what_and_what_to_do() {
 
     refused(&["dev", &path("nowhere"), "--data", &data], &["nowhere", "No such file"]).await;
     refused(&["dev", &file, "--data", &data], &["is not a folder"]).await;
+    refused(&["dev", &empty, "--data", &data, "--listen", any], &["is empty", "`karta init`"]).await;
+    std::fs::write(path("empty/README.md"), "# Not yet\n").unwrap();
     refused(
         &["dev", &empty, "--data", &data, "--listen", any],
-        &["no harness recognised", "empty", "CLAUDE.md", ".opencode/", "karta.toml"],
+        &["no harness recognised", "CLAUDE.md", ".opencode/", "karta.toml"],
     )
     .await;
     refused(
@@ -42,7 +44,11 @@ async fn every_refusal_says_what_and_what_to_do() {
     refused(&["dev", &app, "--data", &data, "--listen", any], &["declares harness `opencode`", "CLAUDE.md"])
         .await;
     std::fs::write(path("app/karta.toml"), "[harness]\ntyp = \"x\"\n").unwrap();
-    refused(&["dev", &app, "--data", &data, "--listen", any], &["karta.toml", "typ", "line 2"]).await;
+    refused(
+        &["dev", &app, "--data", &data, "--listen", any],
+        &["karta.toml:2:1", "`harness.typ`", "did you mean"],
+    )
+    .await;
 
     std::fs::write(path("settings.toml"), "listn = \"127.0.0.1:1\"\n").unwrap();
     let config = path("settings.toml");
@@ -55,7 +61,13 @@ async fn doctor_says_how_to_mend_what_is_missing() {
     let ran =
         run(karta(&["doctor", "--data", folder.path().to_str().unwrap(), "--color", "never"]), "").await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    for word in ["data directory", "sandbox", "karta harness install claude-code", "ANTHROPIC_API_KEY"] {
+    for word in [
+        "data directory",
+        "sandbox",
+        "apt-get install git",
+        "karta harness install claude-code",
+        "ANTHROPIC_API_KEY",
+    ] {
         assert!(ran.out.contains(word), "{word}: {}", ran.out);
     }
 }

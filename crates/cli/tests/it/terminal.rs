@@ -1,4 +1,4 @@
-//! `karta chat` as a person sees it: on a terminal (`script`, of Debian's bsdutils, makes one), with the real server.
+//! What a person sees on a terminal (`script`, of Debian's bsdutils, makes one); and `karta chat` on one, with the real server.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 /// How long anything may take before the test gives up.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A terminal with a chat on it.
-struct Terminal {
+/// A terminal with a command on it.
+pub(crate) struct Terminal {
     child: Child,
     keys: ChildStdin,
     screen: ChildStdout,
@@ -22,16 +22,22 @@ struct Terminal {
 
 impl Terminal {
     fn open(data: &std::path::Path) -> Self {
+        Self::runs(data, data, &format!("--data {} chat", data.display()))
+    }
+
+    /// Runs the binary with these arguments, in a folder, by somebody with this home.
+    pub(crate) fn runs(home: &std::path::Path, folder: &std::path::Path, args: &str) -> Self {
         let program = env!("CARGO_BIN_EXE_karta");
-        let chat = format!("stty rows 40 cols 100; exec {program} --data {} chat", data.display());
+        let chat = format!("stty rows 40 cols 100; exec {program} {args}");
         let mut child = Command::new("script")
             .args(["--quiet", "--flush", "--return", "--echo", "always", "--command", &chat, "/dev/null"])
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
-            .env("HOME", data)
+            .env("HOME", home)
             .env("TERM", "xterm")
             .env("SHELL", "/bin/sh")
             .env("NO_COLOR", "1")
+            .current_dir(folder)
             .kill_on_drop(true)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -42,7 +48,7 @@ impl Terminal {
     }
 
     /// Waits until this shows up after what was looked at before.
-    async fn sees(&mut self, wanted: &str) {
+    pub(crate) async fn sees(&mut self, wanted: &str) {
         let look = async {
             loop {
                 if let Some(found) = self.seen[self.at..].find(wanted) {
@@ -51,7 +57,7 @@ impl Terminal {
                 }
                 let mut more = [0; 4096];
                 let read = self.screen.read(&mut more).await.unwrap();
-                assert!(read > 0, "the chat ended; `{wanted}` was awaited:\n{}", self.seen);
+                assert!(read > 0, "the program ended; `{wanted}` was awaited:\n{}", self.seen);
                 self.seen.push_str(&String::from_utf8_lossy(&more[..read]));
             }
         };
@@ -65,12 +71,12 @@ impl Terminal {
         self.sees("› ").await;
     }
 
-    async fn types(&mut self, keys: &str) {
+    pub(crate) async fn types(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).await.unwrap();
         self.keys.flush().await.unwrap();
     }
 
-    async fn leaves(mut self) -> Option<i32> {
+    pub(crate) async fn leaves(mut self) -> Option<i32> {
         let mut rest = Vec::new();
         let ended = async {
             self.screen.read_to_end(&mut rest).await.unwrap();

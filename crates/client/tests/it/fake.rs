@@ -35,6 +35,8 @@ pub(crate) struct Asked {
     pub(crate) line: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Value,
+    /// The body as it came.
+    pub(crate) raw: Bytes,
 }
 
 impl Asked {
@@ -91,6 +93,7 @@ async fn answer(State(stage): State<Stage>, request: Request) -> Response {
         line: format!("{} {}", parts.method, parts.uri),
         headers: parts.headers,
         body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+        raw: body,
     });
     let play = stage.plays.lock().unwrap().pop_front();
     let answer = |status: u16, kind: &str, body: Body| {

@@ -4,4 +4,5 @@
 
 mod calls;
 mod fake;
+mod releases;
 mod streams;

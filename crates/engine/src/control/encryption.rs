@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use karta_types::{Clock, Rng, Secret, Timestamp};
 
-use crate::data::files::hex;
+use crate::hex::hex;
 use crate::{Error, Result};
 
 const KEY: usize = 32;

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::control::encryption::{self, KeyEncryption, Sealed};
-use crate::data::files::hex;
 use crate::gate::{Actor, Origin, Principal, Restriction};
+use crate::hex::hex;
 use crate::{Engine, Error, Result};
 
 /// How long a token is good, if nobody says.

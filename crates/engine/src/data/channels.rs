@@ -10,6 +10,7 @@ use karta_types::{Clock, ErrorCode, Problem, ProviderKeyId, Rng, Secret, TurnId}
 use tokio::sync::mpsc;
 
 use crate::control::budgets::HOLD;
+use crate::data::allowance::Allowance;
 use crate::data::turn::meter::Meter;
 use crate::gate::{Gate, Hold};
 use crate::gateway::{Admitted, Authority, Bound, Call, Channel, Own, Provider, Refused, Trouble, Used};
@@ -32,6 +33,8 @@ pub struct SessionChannel {
     pub spender: Spender,
     /// What the running turn used.
     pub meter: Arc<Meter>,
+    /// What the session may use in all.
+    pub(crate) allowance: Arc<Allowance>,
     /// The control plane.
     pub gate: Arc<dyn Gate>,
     /// Whether organisations without a key of their own use the platform's.
@@ -75,7 +78,7 @@ impl Channels {
     pub fn open(self: &Arc<Self>, rng: &dyn Rng, channel: SessionChannel) -> Pass {
         let mut bytes = [0; 32];
         rng.fill(&mut bytes);
-        let token = format!("karta_model_{}", crate::data::files::hex(&bytes));
+        let token = format!("karta_model_{}", crate::hex::hex(&bytes));
         let digest = self.keyring.digest_key(&token);
         self.known.write().unwrap_or_else(PoisonError::into_inner).insert(digest, Arc::new(channel));
         Pass { token: Secret::new(token), digest, channels: self.clone() }
@@ -156,6 +159,10 @@ impl Channel for SessionChannel {
 
     async fn admit(&self, call: &Call, bound: &Bound, price: Option<Dearest>) -> Result<Admitted, Refused> {
         let (turn, release) = self.meter.turn();
+        let output = self
+            .allowance
+            .take(call.id, bound, price)
+            .map_err(|problem| Refused { problem, inexact: !bound.counted })?;
         let want = Want {
             id: call.id,
             spender: self.spender(),
@@ -164,7 +171,7 @@ impl Channel for SessionChannel {
             provider: call.provider.as_str().to_owned(),
             model: call.model.clone(),
             input: bound.input,
-            output: bound.output,
+            output,
             least: bound.least,
             price,
             at: call.at,
@@ -172,7 +179,10 @@ impl Channel for SessionChannel {
         };
         match self.gate.reserve(want).await {
             Ok((hold, output)) => Ok(Admitted { hold, output }),
-            Err((problem, inexact)) => Err(Refused { problem, inexact: inexact && !bound.counted }),
+            Err((problem, inexact)) => {
+                self.allowance.unused(call.id);
+                Err(Refused { problem, inexact: inexact && !bound.counted })
+            }
         }
     }
 
@@ -187,6 +197,7 @@ impl Channel for SessionChannel {
     async fn used(&self, call: &Call, hold: Hold, used: Used) {
         let (turn, release) = self.meter.turn();
         self.meter.add(&used.model, &used.usage, used.cost);
+        self.allowance.used(call.id, &used.usage, used.cost);
         let row = UsageRow {
             id: call.id,
             org: self.spender.org,
@@ -206,7 +217,11 @@ impl Channel for SessionChannel {
         };
         self.log("recording usage", self.gate.settle(hold, row).await);
         // Told now rather than at the next call: a turn that has nothing left must not go on.
-        if let Err(problem) = self.gate.admit(&self.spender()).await
+        let left = match self.allowance.check() {
+            Ok(()) => self.gate.admit(&self.spender()).await,
+            exhausted => exhausted,
+        };
+        if let Err(problem) = left
             && problem.error == ErrorCode::BudgetExhausted
         {
             self.tell(problem);
@@ -214,6 +229,7 @@ impl Channel for SessionChannel {
     }
 
     async fn unused(&self, hold: Hold) {
+        self.allowance.unused(hold.call());
         self.log("giving a hold back", self.gate.release(hold).await);
     }
 

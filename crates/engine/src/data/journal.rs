@@ -11,8 +11,22 @@ use karta_store::Chunk;
 use karta_types::{Body, Event, Seq, SessionId, Timestamp, TurnId};
 use tokio::sync::broadcast;
 
-/// The batch holds `system` events, which plain readers don't see.
-pub const HAS_SYSTEM: u32 = 1;
+/// Types of events that can be hidden from readers who don't ask for them, each with its flag. `system` always is, the others where the
+/// release says so. What a client can't do without is not among them.
+pub const HIDEABLE: [(&str, u32); 7] = [
+    ("system", 1),
+    ("reasoning", 1 << 1),
+    ("tool_use", 1 << 2),
+    ("tool_result", 1 << 3),
+    ("step_start", 1 << 4),
+    ("step_finish", 1 << 5),
+    ("agent_changed", 1 << 6),
+];
+
+/// The flag of a type of event; 0 if it can't be hidden.
+pub fn flag(kind: &str) -> u32 {
+    HIDEABLE.iter().find(|(name, _)| *name == kind).map_or(0, |(_, flag)| *flag)
+}
 
 /// Batches that a slow reader may be behind before it reads from the store instead.
 const LIVE: usize = 64;
@@ -30,7 +44,7 @@ pub struct Batch {
     pub frames: Bytes,
     /// For events that a harness's own line is kept of: the sequence number, a space, the line as JSON.
     pub raw: Option<Bytes>,
-    /// [`HAS_SYSTEM`]
+    /// The flags of its events that are hidden from plain readers: see [`HIDEABLE`].
     pub flags: u32,
     events: OnceLock<Vec<Event>>,
 }
@@ -120,12 +134,18 @@ pub struct Writer {
     /// The last event written.
     pub head: Seq,
     source: &'static str,
+    hidden: u32,
 }
 
 impl Writer {
     /// Goes on after `head`; what the harness says is marked with `source`.
     pub fn new(session: SessionId, head: Seq, source: &'static str) -> Self {
-        Self { session, session_text: session.to_string(), head, source }
+        Self { session, session_text: session.to_string(), head, source, hidden: flag("system") }
+    }
+
+    /// These types of events are hidden from now on, beside `system`.
+    pub fn hide(&mut self, kinds: &[String]) {
+        self.hidden = kinds.iter().fold(flag("system"), |hidden, kind| hidden | flag(kind));
     }
 
     /// The harness changed.
@@ -160,9 +180,7 @@ impl Writer {
                 | Body::InputRequired(_) => self.source,
                 _ => "karta",
             };
-            if matches!(body, Body::System { .. }) {
-                flags |= HAS_SYSTEM;
-            }
+            flags |= flag(kind) & self.hidden;
             // The envelope is written around the body's own `"type":…,"data":…` instead of through serde's flatten, which
             // would buffer every value: this is the hottest line of the platform.
             let _ = write!(

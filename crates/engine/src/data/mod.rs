@@ -1,7 +1,9 @@
 //! The data plane: runs agents.
 
+mod allowance;
 pub mod channels;
-pub mod files;
+mod egress;
+pub mod git;
 pub mod history;
 pub mod hub;
 pub mod inputs;
@@ -10,6 +12,7 @@ pub mod places;
 pub(crate) mod player;
 pub mod projects;
 pub mod recovery;
+pub mod releases;
 pub mod seats;
 pub mod sessions;
 pub mod stream;

@@ -26,6 +26,7 @@ impl Engine {
         for row in unfinished {
             self.finish(row).await?;
         }
+        self.end_lost_builds().await?;
         if count > 0 {
             tracing::warn!(turns = count, "ended turns that the last process could not");
         }

@@ -11,6 +11,7 @@ use karta_types::usage::Metered;
 use karta_types::{ErrorCode, Seq, SessionId, Timestamp, TurnId};
 use serde_json::Value;
 
+use crate::data::releases::Pinning;
 use crate::data::turn::run::Order;
 use crate::gate::Restriction;
 use crate::{Engine, Error, Principal, Result};
@@ -118,7 +119,9 @@ impl Engine {
             }
             return self.show(row).await;
         }
-        let release = self.release_for(who.org, project.id, new.release_pin, None).await?;
+        let (id, now) = (SessionId::new(self.clock(), self.rng()), self.clock().now());
+        let pinning = Pinning { pin: new.release_pin, pinned: None, session: id, made: now };
+        let release = self.release_for(who.org, project.id, pinning).await?;
         release.check_agent(new.agent.as_deref())?;
         let given = self.driver(release.harness.id()).isolation();
         if let Some(wanted) = new.isolation.filter(|wanted| *wanted > given) {
@@ -127,9 +130,8 @@ impl Engine {
                 format!("`{}` was asked for; this server gives `{}`", wanted.as_str(), given.as_str()),
             ));
         }
-        let now = self.clock().now();
         let row = SessionRow {
-            id: SessionId::new(self.clock(), self.rng()),
+            id,
             org: who.org,
             project: project.id,
             key: who.actor.key(),
@@ -138,7 +140,10 @@ impl Engine {
             metadata: new.metadata,
             current_agent: new.agent,
             participants: new.participants,
-            permission_mode: new.permission_mode.unwrap_or_default(),
+            permission_mode: new
+                .permission_mode
+                .or_else(|| release.recipe().defaults.permission_mode)
+                .unwrap_or_default(),
             release_pin: new.release_pin,
             pinned_version: None,
             last_version: None,
@@ -214,7 +219,7 @@ impl Engine {
         }
         check_name("/title", change.title.iter().flatten().next().map(String::as_str))?;
         if let Some(agent) = &change.current_agent {
-            let release = self.release_for(row.org, row.project, row.release_pin, row.pinned_version).await?;
+            let release = self.release_for(row.org, row.project, &row).await?;
             release.check_agent(agent.as_deref())?;
             self.order(who, id, |reply| Order::HandOff { to: agent.clone(), reply }).await??;
         }

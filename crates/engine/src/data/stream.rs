@@ -8,7 +8,7 @@ use karta_types::{Event, OrgId, Seq, SessionId};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::data::journal::{Batch, Live};
+use crate::data::journal::{Batch, Live, flag};
 use crate::{Engine, Error, Principal, Result};
 
 /// How much of the journal is read at once.
@@ -40,6 +40,15 @@ impl Item {
             Self::Batch { batch, after } => batch.after(*after),
             Self::Gap { .. } => Bytes::new(),
         }
+    }
+
+    /// The events to read that are not hidden from plain readers.
+    pub fn visible(&self) -> impl Iterator<Item = &Event> {
+        let hidden = match self {
+            Self::Batch { batch, .. } => batch.flags,
+            Self::Gap { .. } => 0,
+        };
+        self.events().filter(move |event| flag(event.body.kind()) & hidden == 0)
     }
 
     /// The events to read.

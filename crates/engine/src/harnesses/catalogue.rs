@@ -140,6 +140,11 @@ impl Harnesses {
         packaged.map(|(id, package)| self.status(id, package)).collect()
     }
 
+    /// The versions of a harness that are installed.
+    pub fn versions(&self, id: &str) -> Vec<String> {
+        entries(&self.home(id)).filter_map(|folder| Some(read(&folder)?.version)).collect()
+    }
+
     fn status(&self, id: &'static str, package: &'static Package) -> Status {
         let mut installed: Vec<_> = entries(&self.home(id))
             .filter_map(|folder| {

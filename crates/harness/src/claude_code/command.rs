@@ -47,6 +47,9 @@ pub(super) fn command(launch: &Launch<'_>) -> Result<Command, Error> {
     if !launch.policy.mcp {
         args.extend(["--strict-mcp-config".to_owned(), r#"--mcp-config={"mcpServers":{}}"#.to_owned()]);
     }
+    if !launch.policy.denied_tools.is_empty() {
+        args.push(format!("--disallowedTools={}", launch.policy.denied_tools.join(",")));
+    }
     let mut env = Environment::default();
     env.set("HOME", launch.home);
     env.set("PATH", PATH);

@@ -103,6 +103,11 @@ fn configuration(launch: &Launch<'_>, configs: &[Config<'_>]) -> Result<Value, E
     if !own("permission") {
         config["permission"] = json!({"bash": "ask", "edit": "ask", "webfetch": "ask"});
     }
+    if !launch.policy.denied_tools.is_empty() {
+        let off: Map<String, Value> =
+            launch.policy.denied_tools.iter().map(|tool| (tool.clone(), false.into())).collect();
+        config["tools"] = off.into();
+    }
     if !launch.policy.hooks {
         config["formatter"] = false.into();
         config["lsp"] = false.into();

@@ -254,7 +254,7 @@ fn the_folders_model_wins_over_the_default() {
 #[test]
 fn policy_modes_and_agents_become_arguments() {
     let all = command(&folder(), |launch| {
-        launch.policy = FolderPolicy { hooks: false, mcp: false };
+        launch.policy = FolderPolicy { hooks: false, mcp: false, denied_tools: &[] };
         launch.permission_mode = PermissionMode::AllowAll;
         launch.agent = Some("reviewer");
         launch.native = Native::Resume("old".to_owned());

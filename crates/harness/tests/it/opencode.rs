@@ -597,7 +597,9 @@ fn the_folders_model_and_permissions_win() {
 
 #[test]
 fn what_the_folder_starts_by_itself_can_be_switched_off() {
-    let off = |launch: &mut Launch<'_>| launch.policy = FolderPolicy { hooks: false, mcp: false };
+    let off = |launch: &mut Launch<'_>| {
+        launch.policy = FolderPolicy { hooks: false, mcp: false, denied_tools: &[] }
+    };
     let servers = r#"{"mcp": {"local": {"type": "local", "command": ["x"]}}}"#;
     let quiet = command(&tree(&[("opencode.json", servers), (".opencode/plugin/a.ts", "x")]), off).unwrap();
     assert_eq!(variable(&quiet, "OPENCODE_PURE"), Some("1"));

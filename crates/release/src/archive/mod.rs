@@ -4,6 +4,7 @@
 //! contents that the other side lacks, each once, as `.karta/content/<hash>`.
 
 mod header;
+mod kept;
 mod members;
 mod pack;
 mod stream;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use crate::hash::Hash;
 use crate::names::Rule;
 
+pub use kept::{contents, listing};
 pub use pack::{pack, pack_gzip};
 pub use unpack::unpack;
 

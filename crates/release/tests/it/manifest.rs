@@ -224,7 +224,7 @@ fn names_that_are_not_the_folders_to_set_are_refused() {
                 agent: None,
                 permission_mode,
                 thinking_budget: Some(1024),
-                policy: FolderPolicy { hooks, mcp: hooks },
+                policy: FolderPolicy { hooks, mcp: hooks, denied_tools: &[] },
                 env: &[],
             };
             for (name, _) in harness.command(&launch).unwrap().env {

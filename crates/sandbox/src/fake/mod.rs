@@ -215,6 +215,10 @@ impl crate::Sandbox for Sandbox {
     async fn find(&self, pattern: &str, limit: u64) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
         self.space.files.find(pattern, limit)
     }
+
+    async fn export(&self, _into: &Path) -> Result<(), Error> {
+        Err(Error::Unavailable("the driver in memory has no workspace of its own to copy".to_owned()))
+    }
 }
 
 /// A panic elsewhere leaves these plain tables whole, so a poisoned lock is as good as any.

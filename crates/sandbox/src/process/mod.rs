@@ -143,6 +143,18 @@ impl crate::Driver for Driver {
         .await
     }
 
+    async fn notes(&self) -> Vec<String> {
+        let shared = Arc::clone(&self.shared);
+        let asked = blocking("looking at the file system", move || Ok(shared.root.shares_blocks())).await;
+        if asked.unwrap_or(false) {
+            return Vec::new();
+        }
+        vec![format!(
+            "each session keeps a copy of its release's files: the file system under `{}` can't share blocks; XFS, Btrfs and bcachefs can",
+            self.shared.root.0.display()
+        )]
+    }
+
     async fn acquire(&self, spec: &Spec) -> Result<Box<dyn crate::Sandbox>, Error> {
         let session = spec.session;
         let (lane, guard) = self.claim(session).await;

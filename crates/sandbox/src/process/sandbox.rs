@@ -18,7 +18,7 @@ use super::keeper::{Running, Started};
 use super::manifest::Record;
 use super::place::{HOME, TEMP, WORK, at};
 use super::sweep::{Mark, VARIABLE};
-use super::{Lane, Shared, blocking, child};
+use super::{Lane, Shared, blocking, child, copy};
 use crate::paths::{Level, Pattern, plain};
 use crate::{Command, Control, Duplex, Error, Exit, Place, Process};
 
@@ -168,6 +168,19 @@ impl crate::Sandbox for Sandbox {
                 }
             }
             Ok(files)
+        })
+        .await
+    }
+
+    async fn export(&self, into: &Path) -> Result<(), Error> {
+        let _held = self.hold().await?;
+        let (root, session, into) = (self.shared.root.clone(), self.session, into.to_owned());
+        let work = self.place.workspace.clone();
+        blocking("copying the workspace", move || {
+            let from = root.folder(session).and_then(|place| place.child(OsStr::new(WORK)));
+            let from = from.map_err(at("opening the workspace", &work))?;
+            let to = Folder::open(&into).map_err(at("opening", &into))?;
+            copy::release(&from, Some(&to)).map(|_| ()).map_err(at("copying the workspace to", &into))
         })
         .await
     }

@@ -306,7 +306,7 @@ async fn fold(mut accepted: Accepted) -> Answer<Json<Unary>> {
     let mut fold = Fold::new();
     loop {
         let item = accepted.reader.next().await?;
-        for event in item.events().filter(|event| event.turn_id == Some(accepted.turn)) {
+        for event in item.visible().filter(|event| event.turn_id == Some(accepted.turn)) {
             let last = fold.push(event);
             if last || matches!(event.body, EventBody::InputRequired(_)) {
                 return match fold.finish() {

@@ -6,10 +6,13 @@ pub mod budgets;
 pub mod inputs;
 pub mod invitations;
 pub mod keys;
+pub mod logs;
 pub mod members;
 pub mod messages;
+pub mod previews;
 pub mod projects;
 pub mod provider_keys;
+pub mod releases;
 pub mod session_tokens;
 pub mod sessions;
 pub mod target;
@@ -42,7 +45,14 @@ fn data() -> OpenApiRouter<Engine> {
     OpenApiRouter::new()
         .nest("/v1/sessions", sessions().merge(sessions::flat()))
         .nest("/v1/projects/{project}/sessions", sessions().merge(sessions::of_project()))
-        .nest("/v1/projects", projects::routes().merge(messages::of_project()))
+        .nest(
+            "/v1/projects",
+            projects::routes()
+                .merge(releases::routes())
+                .merge(previews::routes())
+                .merge(logs::routes())
+                .merge(messages::of_project()),
+        )
         .nest("/v1/inputs", inputs::of_org())
 }
 

@@ -273,7 +273,7 @@ struct EventsQuery {
 /// The session's events as a stream: after the cursor, then live.
 #[utoipa::path(get, path = "/{session}/events", tag = "sessions",
     params(("session" = SessionId, Path), ("after" = Option<u64>, Query, description = "Events after this position"),
-        ("include" = Option<String>, Query, description = "`raw`, `system`, comma-separated"),
+        ("include" = Option<String>, Query, description = "`raw`, `system`, and types that the release hides, comma-separated"),
         ("Last-Event-ID" = Option<u64>, Header, description = "As `after`; sent by browsers when they reconnect")),
     responses((status = 200, content_type = "text/event-stream", body = karta_types::Event),
         (status = "4XX", body = karta_types::Problem)))]
@@ -294,7 +294,7 @@ async fn events(
 
 /// A browser that reconnects repeats its URL, `after` and all: what it saw last is newer.
 fn cursor_of(headers: &HeaderMap, after: Option<u64>) -> Answer<u64> {
-    let Some(last) = headers.get("last-event-id") else { return Ok(after.unwrap_or(0)) };
+    let Some(last) = headers.get(crate::sse::LAST_EVENT_ID) else { return Ok(after.unwrap_or(0)) };
     let last = last.to_str().ok().and_then(|text| text.trim().parse().ok());
     last.ok_or_else(|| Error::invalid("/Last-Event-ID", "must be the id of an event of this session").into())
 }

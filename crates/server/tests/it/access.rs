@@ -23,7 +23,20 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/v1/usage/export", "usage.read"),
     ("GET", "/v1/inputs", "sessions.read"),
     ("GET", "/v1/projects", "projects.read"),
+    ("POST", "/v1/projects", "releases.deploy"),
     ("GET", "/v1/projects/{project}", "projects.read"),
+    ("PATCH", "/v1/projects/{project}", "releases.deploy"),
+    ("DELETE", "/v1/projects/{project}", "releases.activate"),
+    ("GET", "/v1/projects/{project}/logs", "sessions.read"),
+    ("GET", "/v1/projects/{project}/previews", "projects.read"),
+    ("DELETE", "/v1/projects/{project}/previews/{preview}", "releases.deploy"),
+    ("POST", "/v1/projects/{project}/releases", "releases.deploy"),
+    ("POST", "/v1/projects/{project}/releases/missing", "releases.deploy"),
+    ("GET", "/v1/projects/{project}/releases/{version}/archive", "projects.read"),
+    ("DELETE", "/v1/projects/{project}/releases/{version}", "releases.activate"),
+    ("GET", "/v1/projects/{project}/releases/{version}/diff/{other}", "projects.read"),
+    ("POST", "/v1/projects/{project}/canary/promote", "releases.activate"),
+    ("POST", "/v1/projects/{project}/canary/abort", "releases.activate"),
     ("GET", "/v1/projects/{project}/releases", "projects.read"),
     ("GET", "/v1/projects/{project}/releases/{version}", "projects.read"),
     ("GET", "/v1/projects/{project}/activations", "projects.read"),
@@ -112,6 +125,9 @@ fn no_route_is_forgotten() {
 fn body(path: &str) -> Value {
     match path.rsplit('/').next().unwrap() {
         "messages" => json!({"text": "hello"}),
+        "projects" => json!({"slug": "walked"}),
+        "{project}" => json!({"name": "walked"}),
+        "missing" => json!({"hashes": []}),
         "sessions" if path.starts_with("/v1/sessions") => json!({"project": "app"}),
         "session-tokens" => json!({"project": "app", "end_user_id": "ann"}),
         "{provider}" => json!({"key": "sk-foreign-0123456789"}),
@@ -171,6 +187,8 @@ async fn every_route_asks_who_and_foreign_is_not_found() {
             .replace("{provider}", "nobody")
             .replace("{level}", "session")
             .replace("{id}", session)
+            .replace("{preview}", "walked")
+            .replace("{other}", "1")
             .replace("{version}", "1");
         let send = |key: Option<&str>| {
             let mut call = client.request(method.clone(), format!("{}{filled}", app.url));

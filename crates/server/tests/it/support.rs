@@ -234,6 +234,34 @@ impl Events {
     }
 }
 
+/// A stream whose events are none of a session's: their type and data.
+pub(crate) struct Named {
+    response: Response,
+    buffer: BytesMut,
+}
+
+impl Named {
+    pub(crate) async fn open(request: reqwest::RequestBuilder) -> Self {
+        let Events { response, buffer } = Events::open(request).await;
+        Self { response, buffer }
+    }
+
+    /// The next event; `None` at the end of the stream.
+    pub(crate) async fn next(&mut self) -> Option<(String, Value)> {
+        loop {
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+                let frame = self.buffer.split_to(end + 2);
+                let text = std::str::from_utf8(&frame).unwrap();
+                let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+                let (Some(kind), Some(data)) = (field("event: "), field("data: ")) else { continue };
+                return Some((kind.to_owned(), serde_json::from_str(data).unwrap()));
+            }
+            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("an event comes");
+            self.buffer.extend_from_slice(&chunk.unwrap()?);
+        }
+    }
+}
+
 pub(crate) fn kinds(events: &[Value]) -> Vec<&str> {
     events.iter().map(|event| event["type"].as_str().unwrap()).collect()
 }

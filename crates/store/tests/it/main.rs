@@ -2,25 +2,23 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on fails")]
 
 mod ledger;
+mod releases;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use karta_store::{
-    AuditEntry, Chunk, Commit, Durability, Error, Flip, Idem, Keyring, NewRelease, Options, OrgRow,
-    ProjectKey, ProjectRow, Reply, SessionFilter, SessionRow, Store, TurnChange, TurnEnd, TurnRow, UsageKey,
-    UsageQuery, UsageRow, Wanted,
+    AuditEntry, Chunk, Commit, Durability, Error, Idem, Keyring, Options, OrgRow, Reply, SessionFilter,
+    SessionRow, Store, TurnChange, TurnEnd, TurnRow, UsageKey, UsageQuery, UsageRow,
 };
 use karta_types::event::{Answerer, AskKind, InputRequired};
 use karta_types::message::Decision;
-use karta_types::release::{Discovery, HarnessPin, ReleaseState};
 use karta_types::rng::{Seeded, System};
 use karta_types::session::{Isolation, PermissionMode, ReleasePin, SessionStatus, Turn, TurnState};
 use karta_types::time::Fixed;
 use karta_types::usage::Metered;
 use karta_types::{
-    AuditId, Micros, ModelCallId, OrgId, ProjectId, ReleaseId, RequestId, Seq, SessionId, Timestamp, TurnId,
-    Usage,
+    AuditId, Micros, ModelCallId, OrgId, ProjectId, RequestId, Seq, SessionId, Timestamp, TurnId, Usage,
 };
 use tempfile::TempDir;
 
@@ -380,77 +378,6 @@ async fn usage_is_counted_once_and_sums_agree() {
     );
     let (usage, cost, models) = rig.store.usage_of_turn(rig.org, TurnId::from_u128(1)).await.unwrap();
     assert_eq!((usage.input_tokens, cost.get(), models), (20, 10, vec!["a".to_owned()]));
-}
-
-#[tokio::test]
-async fn releases_are_numbered_and_one_is_active() {
-    let rig = Rig::new().await;
-    let project = ProjectRow {
-        id: ProjectId::from_u128(9),
-        org: rig.org,
-        slug: "app".into(),
-        name: "app".into(),
-        active_version: None,
-        source: None,
-        created_at: at(1),
-    };
-    rig.store.project_insert(&project, rig.told()).await.unwrap();
-    let twin = ProjectRow { id: ProjectId::from_u128(10), ..project.clone() };
-    assert!(matches!(rig.store.project_insert(&twin, rig.told()).await, Err(Error::Conflict(_))));
-    let new = |number: u128, digest: &str| NewRelease {
-        id: ReleaseId::from_u128(number),
-        digest: digest.into(),
-        harness: HarnessPin { kind: "scripted".into(), version: "1".into() },
-        found: Discovery::default(),
-        settings: serde_json::Value::Null,
-        created_at: at(2),
-    };
-    for (number, digest, version) in [(1, "a", 1), (2, "b", 2), (3, "a", 1)] {
-        let row =
-            rig.store.release_insert(rig.org, project.id, new(number, digest), rig.told()).await.unwrap();
-        assert_eq!(row.version, version, "{digest}");
-    }
-    assert!(matches!(
-        rig.store.project_activate(rig.org, project.id, Wanted::Version(1), rig.told()).await.unwrap(),
-        Flip::Made(_)
-    ));
-    assert!(matches!(
-        rig.store.project_activate(rig.org, project.id, Wanted::Version(2), rig.told()).await.unwrap(),
-        Flip::Made(_)
-    ));
-    assert_eq!(
-        rig.store.project_activate(rig.org, project.id, Wanted::Version(7), rig.told()).await.unwrap(),
-        Flip::Missing
-    );
-    assert_eq!(
-        rig.store.project_activate(rig.other, project.id, Wanted::Version(1), rig.told()).await.unwrap(),
-        Flip::Missing
-    );
-    let states: Vec<_> = rig
-        .store
-        .release_list(rig.org, project.id, None, 10)
-        .await
-        .unwrap()
-        .iter()
-        .map(|row| row.state)
-        .collect();
-    assert_eq!(states, [ReleaseState::Active, ReleaseState::Superseded]);
-    let flip =
-        async |wanted| rig.store.project_activate(rig.org, project.id, wanted, rig.told()).await.unwrap();
-    assert!(matches!(flip(Wanted::Previous).await, Flip::Made(made) if made.version == 1));
-    assert_eq!(flip(Wanted::Previous).await, Flip::Nothing);
-    assert!(matches!(flip(Wanted::Back(2)).await, Flip::Made(made) if made.version == 2));
-    assert!(matches!(flip(Wanted::Version(2)).await, Flip::Already(made) if made.seq == 4));
-    assert_eq!(rig.store.activation_list(rig.other, project.id, None, 10).await.unwrap(), []);
-    flip(Wanted::Version(1)).await;
-    // Two at once for one target: one makes it, the other finds it made.
-    let (one, two) = tokio::join!(flip(Wanted::Version(2)), flip(Wanted::Version(2)));
-    assert!(
-        matches!((&one, &two), (Flip::Made(a), Flip::Already(b)) | (Flip::Already(a), Flip::Made(b)) if a == b)
-    );
-    let key = ProjectKey::Slug("app".into());
-    assert_eq!(rig.store.project_get(rig.org, &key).await.unwrap().unwrap().active_version, Some(2));
-    assert!(rig.store.project_get(rig.other, &key).await.unwrap().is_none());
 }
 
 #[tokio::test]

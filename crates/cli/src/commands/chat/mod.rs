@@ -17,7 +17,9 @@ use karta_types::{Seq, SessionId};
 
 use self::lines::{Line, Lines};
 use self::screen::Screen;
+pub(super) use self::show::usage;
 use self::turn::{Ended, Who};
+use super::project;
 use crate::args::Approve;
 use crate::printer::Printer;
 use crate::settings::Connection;
@@ -209,24 +211,11 @@ async fn open(client: &Client, settings: &Settings) -> anyhow::Result<Session> {
     }
     let project = match &settings.project {
         Some(project) => project.clone(),
-        None => only_project(client).await?,
+        None => project::meant(client, settings.connection.project.clone()).await?,
     };
     let create =
         CreateSession { project: Some(project), agent: settings.agent.clone(), ..CreateSession::default() };
     Ok(client.create_session(&create).await?)
-}
-
-/// The project, where there is no choice.
-async fn only_project(client: &Client) -> anyhow::Result<String> {
-    let projects = client.projects().await?.data;
-    match projects.as_slice() {
-        [project] => Ok(project.id.to_string()),
-        [] => bail!("the server has no project yet; publish one first"),
-        many => {
-            let slugs: Vec<_> = many.iter().map(|project| project.slug.as_str()).collect();
-            bail!("the server has several projects; choose one by `--project`: {}", slugs.join(", "))
-        }
-    }
 }
 
 fn greeting(session: &Session) -> String {

@@ -79,7 +79,7 @@ pub(super) fn output(output: &Value, most: usize) -> String {
 }
 
 /// What a turn took, on one line.
-pub(super) fn usage(usage: &Metered, duration_ms: u64) -> String {
+pub(in crate::commands) fn usage(usage: &Metered, duration_ms: u64) -> String {
     let mut parts = vec![
         format!("{} in", thousands(usage.input_tokens)),
         format!("{} out", thousands(usage.output_tokens)),

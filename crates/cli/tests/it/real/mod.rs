@@ -7,6 +7,7 @@
 mod claude_code;
 mod faults;
 mod opencode;
+mod releases;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

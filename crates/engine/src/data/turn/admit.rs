@@ -9,6 +9,7 @@ use karta_types::{ErrorCode, Problem, Seq, SessionId, TurnId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::data::allowance;
 use crate::data::stream::Reader;
 use crate::data::turn::run::{NewTurn, Order};
 use crate::{Engine, Error, Principal, Result};
@@ -79,7 +80,7 @@ impl Engine {
         let row = self.session_row(who, session).await?;
         let spender = Spender {
             org: row.org,
-            project: row.project,
+            project: self.project_known(row.org, row.project).await?.home(),
             key: who.actor.key(),
             token: who.actor.token(),
             end_user: row.end_user_id.clone(),
@@ -89,8 +90,9 @@ impl Engine {
         if row.status == SessionStatus::Closed {
             return Err(Error::not_found("session"));
         }
-        let release = self.release_for(row.org, row.project, row.release_pin, row.pinned_version).await?;
+        let release = self.release_for(row.org, row.project, &row).await?;
         release.check_agent(message.agent.as_deref())?;
+        allowance::check(session, &release.recipe().policy.caps, &row.usage)?;
         let new = Arc::new(NewTurn {
             id: message.turn.unwrap_or_else(|| TurnId::new(self.clock(), self.rng())),
             key: who.actor.key(),
@@ -118,7 +120,7 @@ impl Engine {
     pub async fn admit_new(&self, who: &Principal, project: &str, end_user: Option<&str>) -> Result<()> {
         let spender = Spender {
             org: who.org,
-            project: self.project_row(who, project).await?.id,
+            project: self.project_row(who, project).await?.home(),
             key: who.actor.key(),
             token: who.actor.token(),
             end_user: end_user.map(str::to_owned),

@@ -13,7 +13,7 @@ use karta_types::{Body, ErrorCode, RequestId};
 use serde_json::json;
 
 use crate::data::channels::{Pass, SessionChannel};
-use crate::data::projects::Loaded;
+use crate::data::releases::Loaded;
 use crate::data::transport::{self, Io, IoEvent};
 use crate::data::turn::machine::{Effect, Limits, Machine};
 use crate::data::turn::run::{NewTurn, Runner};
@@ -127,6 +127,7 @@ impl Runner {
             SessionChannel {
                 spender: self.spender(self.row.key),
                 meter: self.meter.clone(),
+                allowance: self.allowance.clone(),
                 gate: self.engine.gate().clone(),
                 platform_keys: self.engine.settings().providers.platform_keys,
                 used_key: std::sync::Mutex::default(),
@@ -140,7 +141,15 @@ impl Runner {
         let (workspace, home, temp) =
             (place.workspace.to_string_lossy(), place.home.to_string_lossy(), place.temp.to_string_lossy());
         let settings = self.engine.settings();
-        let env = self.engine.passed_env();
+        let recipe = release.recipe();
+        // What the operator lets through wins over what the release brings.
+        let env: Vec<_> = recipe
+            .env
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .chain(self.engine.passed_env())
+            .collect();
+        let (hooks, mcp) = launch_policy(settings, release);
         let title = self.row.title.clone().unwrap_or_else(|| "Karta".to_owned());
         let launch = Launch {
             program: &program,
@@ -154,11 +163,8 @@ impl Runner {
             gateway: &address,
             agent,
             permission_mode: self.row.permission_mode,
-            thinking_budget: None,
-            policy: FolderPolicy {
-                hooks: settings.folder.hooks && release.manifest.policy.hooks,
-                mcp: settings.folder.mcp && release.manifest.policy.mcp,
-            },
+            thinking_budget: recipe.defaults.thinking_budget_tokens,
+            policy: FolderPolicy { hooks, mcp, denied_tools: &recipe.policy.tools.deny },
             env: &env,
         };
         let command = release.harness.command(&launch)?;
@@ -175,7 +181,10 @@ impl Runner {
             })
             .await?;
         let io = transport::open(self.engine.tasks(), process, sandbox.clone(), command.transport);
-        let limits = settings.limits.machine();
+        let mut limits = settings.limits.machine();
+        if let Some(seconds) = recipe.policy.caps.turn_seconds {
+            limits.turn = limits.turn.min(std::time::Duration::from_secs(seconds));
+        }
         let ids = self.engine.clone();
         let new_request = Box::new(move || RequestId::new(ids.clock(), ids.rng()));
         let mut effects = Vec::new();
@@ -205,7 +214,7 @@ impl Runner {
             }
         }
         self.running = Some(running);
-        let mut notices = start_notices(release, launch_policy(settings, release), &kept);
+        let mut notices = start_notices(release, (hooks, mcp), &kept);
         if before > 0 {
             let detail = json!({ "before": before, "waited_ms": waited.as_millis() });
             notices.insert(0, Body::System { subtype: "queued".to_owned(), detail });
@@ -278,10 +287,8 @@ impl Runner {
 }
 
 fn launch_policy(settings: &crate::Settings, release: &Loaded) -> (bool, bool) {
-    (
-        settings.folder.hooks && release.manifest.policy.hooks,
-        settings.folder.mcp && release.manifest.policy.mcp,
-    )
+    let policy = &release.recipe().policy;
+    (settings.folder.hooks && policy.hooks, settings.folder.mcp && policy.mcp)
 }
 
 /// What the folder starts by itself, and what a new release left alone, for those who ask for `system` events.

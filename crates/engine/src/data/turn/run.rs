@@ -15,12 +15,14 @@ use karta_types::message::{Answer, Content, Message};
 use karta_types::session::{Participant, PermissionMode, ReleasePin, SessionStatus, Turn, TurnState};
 use karta_types::usage::Metered;
 use karta_types::{
-    Body, ErrorCode, KeyId, OrgId, Problem, RequestId, Seq, SessionId, SessionTokenId, Timestamp, TurnId,
+    Body, ErrorCode, KeyId, OrgId, Problem, ProjectId, RequestId, Seq, SessionId, SessionTokenId, Timestamp,
+    TurnId,
 };
 use tokio::sync::{mpsc, oneshot};
 
+use crate::data::allowance::Allowance;
 use crate::data::journal::{Live, Writer};
-use crate::data::projects::Loaded;
+use crate::data::releases::Loaded;
 use crate::data::seats::Seat;
 use crate::data::turn::admit::{OnBusy, Started};
 use crate::data::turn::machine::{Effect, Stimulus};
@@ -119,9 +121,12 @@ pub(super) struct Current {
 pub(super) struct Runner {
     pub(super) engine: Engine,
     pub(super) row: SessionRow,
+    /// The project whose caps and usage its turns count for: a preview's is its parent.
+    pub(super) home: ProjectId,
     pub(super) writer: Writer,
     pub(super) live: Arc<Live>,
     pub(super) meter: Arc<Meter>,
+    pub(super) allowance: Arc<Allowance>,
     pub(super) running: Option<Running>,
     pub(super) current: Option<Current>,
     queue: VecDeque<Arc<NewTurn>>,
@@ -129,6 +134,8 @@ pub(super) struct Runner {
     exhausted_to: mpsc::Sender<Box<Problem>>,
     exhausted: mpsc::Receiver<Box<Problem>>,
     idle_since: Timestamp,
+    /// How long it rests before everything goes.
+    idle: Duration,
     closed: bool,
     /// What the audit log is told with the next answer that is committed.
     told: Vec<AuditEntry>,
@@ -156,11 +163,15 @@ impl Engine {
 }
 
 async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::Receiver<Order>) {
-    let row = match engine.store().session_own(org, session, engine.clock().now()).await {
-        Ok(row) => row,
+    let owned = async {
+        let row = engine.store().session_own(org, session, engine.clock().now()).await?;
+        let home = engine.project_known(org, row.project).await?.home();
+        Ok::<_, Error>((row, home))
+    };
+    let (row, home) = match owned.await {
+        Ok(owned) => owned,
         Err(error) => {
             engine.hub().retire(session, &mut orders);
-            let error = Error::from(error);
             tracing::error!(%session, error = error.chain(), "taking the session over");
             return;
         }
@@ -170,6 +181,7 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         writer: Writer::new(session, row.head, "karta"),
         live: engine.hub().live(session),
         meter: Arc::default(),
+        allowance: Arc::new(Allowance::new(session, &row.usage)),
         running: None,
         current: None,
         queue: VecDeque::new(),
@@ -177,10 +189,12 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         exhausted_to,
         exhausted,
         idle_since: engine.clock().now(),
+        idle: Duration::from_secs(engine.settings().limits.idle_seconds),
         closed: false,
         told: Vec::new(),
         muted: false,
         row,
+        home,
         engine: engine.clone(),
     };
     let end = Box::pin(runner.serve(&mut orders)).await;
@@ -256,17 +270,13 @@ impl Runner {
 
     fn deadline(&self) -> Option<Timestamp> {
         let machine = self.running.as_ref().and_then(|running| running.machine.deadline());
-        let idle = self
-            .current
-            .is_none()
-            .then(|| self.idle_since.plus(Duration::from_secs(self.engine.settings().limits.idle_seconds)));
+        let idle = self.current.is_none().then(|| self.idle_since.plus(self.idle));
         machine.into_iter().chain(idle).min()
     }
 
     /// Whether nothing has happened for long enough to let everything go.
     fn idle_out(&self) -> bool {
-        let limit = Duration::from_secs(self.engine.settings().limits.idle_seconds);
-        self.current.is_none() && self.engine.clock().now() >= self.idle_since.plus(limit)
+        self.current.is_none() && self.engine.clock().now() >= self.idle_since.plus(self.idle)
     }
 
     async fn obey(&mut self, order: Order) -> Result<(), Fatal> {
@@ -404,6 +414,11 @@ impl Runner {
             queued_ms: u64::try_from(now.since(new.at).as_millis()).unwrap_or(u64::MAX),
         };
         self.writer.set_source(release.harness.id());
+        self.allowance.cap(&release.recipe().policy.caps);
+        let defaults = &release.recipe().defaults;
+        self.writer.hide(&defaults.hidden_events);
+        let most = self.engine.settings().limits.idle_seconds;
+        self.idle = Duration::from_secs(defaults.idle_seconds.map_or(most, |wanted| wanted.min(most)));
         let record = self.record(&new, TurnState::Running, Some(&release), Some(now));
         let pinned = match self.row.release_pin {
             ReleasePin::Session if self.row.pinned_version.is_none() => Some(release.row.version),
@@ -463,8 +478,7 @@ impl Runner {
 
     /// The release this turn is pinned to, from its start to its end.
     async fn pin(&mut self) -> Result<Arc<Loaded>> {
-        let row = &self.row;
-        self.engine.release_for(row.org, row.project, row.release_pin, row.pinned_version).await
+        self.engine.release_for(self.row.org, self.row.project, &self.row).await
     }
 
     async fn heard(&mut self, heard: Heard) -> Result<(), Fatal> {

@@ -21,7 +21,7 @@ impl Runner {
     pub(super) fn spender(&self, key: Option<KeyId>) -> Spender {
         Spender {
             org: self.row.org,
-            project: self.row.project,
+            project: self.home,
             key,
             token: self.meter.token(),
             end_user: self.row.end_user_id.clone(),
@@ -32,11 +32,13 @@ impl Runner {
     /// Counts what a harness says it used, for those whose models pass no gateway.
     pub(super) async fn count(&mut self, model: &str, usage: Usage, cost: Micros) {
         self.meter.add(model, &usage, cost);
+        let id = ModelCallId::new(self.engine.clock(), self.engine.rng());
+        self.allowance.used(id, &usage, cost);
         let (turn, release) = self.meter.turn();
         let row = UsageRow {
-            id: ModelCallId::new(self.engine.clock(), self.engine.rng()),
+            id,
             org: self.row.org,
-            project: self.row.project,
+            project: self.home,
             session: self.row.id,
             turn,
             key: self.meter.key().or(self.row.key),
