@@ -90,10 +90,10 @@ async fn deploy(engine: &Engine, who: &Principal, project: &str, at: &Path) -> a
     let missing = engine.missing_contents(who, project, hashes).await.ok();
     let only: Option<BTreeSet<_>> =
         missing.map(|hashes| hashes.iter().filter_map(|hash| hash.parse().ok()).collect());
-    let mut packed = Vec::new();
-    archive::pack(&picked.root, &picked.files, only.as_ref(), &mut packed)?;
+    let mut archived = Vec::new();
+    archive::pack(&picked.root, &picked.files, only.as_ref(), &mut archived)?;
     let how = Publish { activate: true, ..Publish::default() };
-    Ok(engine.publish(who, project, Box::new(std::io::Cursor::new(packed)), how, None).await?)
+    Ok(engine.publish(who, project, Box::new(std::io::Cursor::new(archived)), how, None).await?)
 }
 
 fn write(at: &Path, seed: usize) -> anyhow::Result<()> {

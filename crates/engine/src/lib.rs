@@ -19,6 +19,7 @@ mod hex;
 mod keeping;
 pub mod settings;
 pub mod tasks;
+mod terminal;
 
 pub use data::player::play;
 pub use engine::{Builder, Engine};

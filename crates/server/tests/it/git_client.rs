@@ -139,13 +139,15 @@ impl Kept {
         let mut found = Vec::new();
         let mut folders = vec![self.0.clone()];
         while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(&folder).unwrap().flatten() {
+            // One that goes while we look is no litter.
+            let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+            for entry in entries.flatten() {
                 let name = entry.file_name().into_string().unwrap();
                 let lock = entry.path().extension().is_some_and(|end| end == "lock");
                 let litter = lock || name.contains("tmp_") || name.contains("incoming");
                 if litter {
                     found.push(name);
-                } else if entry.file_type().unwrap().is_dir() {
+                } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     folders.push(entry.path());
                 }
             }
@@ -154,12 +156,14 @@ impl Kept {
     }
 }
 
-/// The refs that are kept of a project, and nothing half-done beside them.
+/// The refs that are kept of a project, once nothing half-done is beside them.
 pub(crate) async fn kept(app: &App, project: &str) -> Vec<String> {
     let kept = repository(app, project).await;
-    assert_eq!(kept.litter(), Vec::<String>::new());
     let new = folder(app).join("new");
-    assert!(!new.exists() || std::fs::read_dir(new).unwrap().next().is_none());
+    // Who was cut off does not see the server clean up: it comes a moment later.
+    let clean =
+        || kept.litter().is_empty() && std::fs::read_dir(&new).map_or(true, |mut new| new.next().is_none());
+    until(|| clean().then_some(())).await;
     kept.git(&["for-each-ref", "--format=%(refname)"]).await.unwrap().lines().map(str::to_owned).collect()
 }
 

@@ -152,6 +152,32 @@ mod tests {
         assert!(read(&vec![b'x'; 2 << 20]).await.is_err());
     }
 
+    /// Runs the hook as git does, with this answer and then nobody. How it ends, and what it printed.
+    async fn run(answer: &str) -> (Option<i32>, String) {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path()).unwrap();
+        let (mut ours, its) = std::os::unix::net::UnixStream::pair().unwrap();
+        io::Write::write_all(&mut ours, answer.as_bytes()).unwrap();
+        drop(ours);
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "exec \"$0\" 3<&2 2>/dev/null"]).arg(path(folder.path()));
+        command.stdin(std::process::Stdio::null()).stderr(std::os::fd::OwnedFd::from(its)).kill_on_drop(true);
+        let ended = tokio::time::timeout(std::time::Duration::from_mins(1), command.output()).await;
+        let output = ended.expect("a hook without a server ends").unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_hook_whose_server_is_gone_refuses() {
+        // It may end by the signal that writing to nobody is.
+        let (status, said) = run("").await;
+        assert_ne!((status, said.as_str()), (Some(0), ""));
+        let (status, _) = run("+a line\n").await;
+        assert_ne!(status, Some(0));
+        let (status, _) = run("no\n").await;
+        assert_ne!(status, Some(0));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_are_a_fault(bytes in prop::collection::vec(any::<u8>(), 0..400)) {

@@ -10,7 +10,6 @@ use tokio::sync::mpsc;
 use super::hook::{Quarantine, Question};
 use super::plan::{self, ObjectId, Step};
 use super::repositories::Repository;
-use super::tree::tame;
 use crate::data::releases::{Publish, Published};
 use crate::{Engine, Error, Principal, Result};
 
@@ -263,7 +262,7 @@ async fn tell(say: &mpsc::Sender<String>, line: String) {
 
 /// A line that can be shown on a terminal.
 fn cut(line: &str) -> String {
-    let tame = tame(line);
+    let tame = crate::terminal::tame(line);
     match tame.char_indices().nth(LINE) {
         Some((end, _)) => format!("{}…", tame.get(..end).unwrap_or_default()),
         None => tame,

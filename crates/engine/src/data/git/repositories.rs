@@ -284,3 +284,62 @@ where
         Err(panicked) => Err(Error::internal(doing, panicked)),
     }
 }
+
+/// These need git.
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use karta_types::rng::System;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_killed_git_left_is_gone_before_the_next_push_and_nothing_else() {
+        let data = tempfile::tempdir().unwrap();
+        let repositories = Repositories::new(data.path().join("git"), 1);
+        let project = ProjectId::from_u128(1);
+        let repository = repositories.of(project, &System).await.unwrap();
+        let litter = [
+            "objects/tmp_objdir-incoming-x/pack/p.pack",
+            "objects/incoming-y/a",
+            "objects/pack/tmp_pack_1",
+            "objects/pack/.tmp-2-pack-1.pack",
+            "packed-refs.lock",
+            "refs/heads/a/b.lock",
+        ];
+        let kept = ["objects/pack/pack-1.pack", "refs/heads/a/c", "config"];
+        for path in litter.iter().chain(&kept) {
+            let path = repository.path.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let again = repositories.of(project, &System).await.unwrap();
+        assert_eq!(again.path, repository.path);
+        for path in litter {
+            assert!(!again.path.join(path).exists(), "{path}");
+        }
+        assert!(!again.path.join("objects/tmp_objdir-incoming-x").exists());
+        for path in kept {
+            assert!(again.path.join(path).exists(), "{path}");
+        }
+        repositories.forget(project).await.unwrap();
+        assert!(repositories.find(project).await.unwrap().is_none());
+        repositories.forget(project).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_project_has_one_turn_an_organisation_some_and_no_other_waits() {
+        let data = tempfile::tempdir().unwrap();
+        let repositories = Repositories::new(data.path().to_owned(), 2);
+        let (one, two) = (OrgId::from_u128(1), OrgId::from_u128(2));
+        let first = repositories.turn(one, "a").await;
+        assert!(repositories.turn(one, "a").now_or_never().is_none());
+        assert!(repositories.turn_if_free(one, "a").is_none());
+        let second = repositories.turn(one, "b").await;
+        assert!(repositories.turn(one, "c").now_or_never().is_none());
+        assert!(repositories.turn(two, "a").now_or_never().is_some());
+        drop(first);
+        assert!(repositories.turn(one, "a").now_or_never().is_some());
+        drop(second);
+    }
+}

@@ -313,10 +313,7 @@ async fn read(stream: impl AsyncRead + Unpin, to: mpsc::Sender<String>) {
 
 /// A line for people: text, without what would move a terminal's cursor.
 fn shown(line: &mut Vec<u8>, cut: &mut bool) -> String {
-    let text = String::from_utf8_lossy(&std::mem::take(line))
-        .chars()
-        .filter(|letter| !letter.is_control() || *letter == '\t')
-        .collect::<String>();
+    let text = crate::terminal::tame(&String::from_utf8_lossy(&std::mem::take(line)));
     if std::mem::take(cut) { format!("{text} …") } else { text }
 }
 
