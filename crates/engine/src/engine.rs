@@ -291,6 +291,11 @@ fn prepare(data: &Path) -> Result<()> {
         use std::os::unix::fs::PermissionsExt as _;
         std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o700)).map_err(fail)?;
     }
+    // In a folder that is published or kept in git, the data directory with its keys must not come along.
+    let ignore = data.join(".gitignore");
+    if !ignore.exists() {
+        std::fs::write(&ignore, "*\n").map_err(fail)?;
+    }
     // Failing to set aside room is no reason not to start: it is tried again while the server runs.
     let _ = set_ballast(data);
     Ok(())

@@ -6,6 +6,7 @@ mod chat;
 mod check;
 mod commands;
 mod completion;
+mod crashes;
 mod deploy;
 mod fake;
 mod help;

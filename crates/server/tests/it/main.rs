@@ -11,6 +11,7 @@ mod git;
 mod git_client;
 mod git_hostile;
 mod inputs;
+mod keeping;
 mod messages;
 mod oidc;
 mod operations;

@@ -96,7 +96,7 @@ async fn flips_and_turns_at_once_end_on_what_was_said_last() {
     for worker in 0..8_u64 {
         let (engine, who) = (app.engine.clone(), system.clone());
         all.spawn(async move {
-            for step in 0..250 {
+            for step in 0..1250 {
                 let wanted = (worker + step) % 2 + 1;
                 let made = engine.activate(&who, "app", wanted, None).await.unwrap();
                 assert_eq!(made.version, wanted);
@@ -106,7 +106,7 @@ async fn flips_and_turns_at_once_end_on_what_was_said_last() {
     for _ in 0..8 {
         let (engine, who) = (app.engine.clone(), system.clone());
         all.spawn(async move {
-            for _ in 0..1000 {
+            for _ in 0..1250 {
                 let project = engine.project(&who, "app").await.unwrap();
                 let shown = project.active_release.unwrap();
                 let release = engine.release(&who, "app", shown.release.version).await.unwrap();

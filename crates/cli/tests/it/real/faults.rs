@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use karta_client::SendMessage;
+use karta_client::{Publish, Published, SendMessage};
 use karta_types::session::TurnState;
 
 use super::*;
@@ -100,22 +100,7 @@ async fn a_full_disk_ends_the_turn_by_its_name() {
     std::fs::write(folder.path().join("karta.script.json"), script.to_string()).unwrap();
     let disk = folder.path().join("disk");
     std::fs::create_dir(&disk).unwrap();
-    // In a mount namespace of its own, so that nothing has to be unmounted.
-    let mut child = Command::new("unshare")
-        .args(["--mount", "--map-root-user", "sh", "-c"])
-        .arg("mount -t tmpfs -o size=64m tmpfs \"$1\" && exec \"$2\" dev \"$3\" --project app --listen 127.0.0.1:0 --data \"$1\"")
-        .args([std::ffi::OsStr::new("sh"), disk.as_os_str(), std::ffi::OsStr::new(env!("CARGO_BIN_EXE_karta"))])
-        .arg(folder.path())
-        .env_remove("KARTA_DATA")
-        .kill_on_drop(true)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let line = BufReader::new(child.stdout.take().unwrap()).lines().next_line().await.unwrap().unwrap();
-    let word = |start: &str| line.split([' ', '\'']).find(|word| word.starts_with(start)).unwrap().to_owned();
-    let url = word("http://").split("/v1/").next().unwrap().to_owned();
-    let client = Client::new(&url, Secret::new(word("kt_test_"))).unwrap();
+    let (_child, client) = on_small_disk(folder.path(), &disk).await;
     let new = CreateSession { project: Some("app".to_owned()), ..CreateSession::default() };
     let session = client.create_session(&new).await.unwrap().id;
     let mut stream = client.send_streaming(session, &SendMessage::text("big")).unwrap();
@@ -127,4 +112,77 @@ async fn a_full_disk_ends_the_turn_by_its_name() {
     let refused = client.send_message(session, &SendMessage::text("small")).await.unwrap_err();
     assert_eq!(refused.code().map(karta_types::ErrorCode::as_str), Some("storage_full"), "{refused:?}");
     assert_eq!(client.turns(session, None).await.unwrap().data.len(), 1);
+}
+
+/// A server whose data directory is on a disk of 64 MiB, and a client of it.
+async fn on_small_disk(folder: &std::path::Path, disk: &std::path::Path) -> (tokio::process::Child, Client) {
+    // In a mount namespace of its own, so that nothing has to be unmounted.
+    let mut child = Command::new("unshare")
+        .args(["--mount", "--map-root-user", "sh", "-c"])
+        .arg("mount -t tmpfs -o size=64m tmpfs \"$1\" && exec \"$2\" dev \"$3\" --project app --listen 127.0.0.1:0 --data \"$1\"")
+        .args([std::ffi::OsStr::new("sh"), disk.as_os_str(), std::ffi::OsStr::new(env!("CARGO_BIN_EXE_karta"))])
+        .arg(folder)
+        .env_remove("KARTA_DATA")
+        .kill_on_drop(true)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let line = BufReader::new(child.stdout.take().unwrap()).lines().next_line().await.unwrap().unwrap();
+    let word = |start: &str| line.split([' ', '\'']).find(|word| word.starts_with(start)).unwrap().to_owned();
+    let url = word("http://").split("/v1/").next().unwrap().to_owned();
+    let client = Client::new(&url, Secret::new(word("kt_test_"))).unwrap();
+    (child, client)
+}
+
+/// A release that does not fit on the disk is refused by that name; what runs stays, and a smaller one fits afterwards.
+#[tokio::test]
+#[ignore = "needs to mount a small disk: ./test runs it"]
+async fn a_full_disk_refuses_a_release_and_leaves_what_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (app, disk) = (folder.path().join("app"), folder.path().join("disk"));
+    std::fs::create_dir_all(&app).unwrap();
+    std::fs::create_dir(&disk).unwrap();
+    let script = |says: &str| serde_json::json!({"turns": [{"steps": [{"say": says}]}]}).to_string();
+    std::fs::write(app.join("karta.script.json"), script("one")).unwrap();
+    let (_child, client) = on_small_disk(&app, &disk).await;
+    let next = folder.path().join("next");
+    std::fs::create_dir(&next).unwrap();
+    std::fs::write(next.join("karta.script.json"), script("two")).unwrap();
+    // What can't be packed smaller.
+    let mut state = 88_172_645_463_325_252_u64;
+    let noise = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    std::fs::write(next.join("large.bin"), noise.take(10 << 20).flatten().collect::<Vec<u8>>()).unwrap();
+    let packed = || {
+        let mut bytes = Vec::new();
+        karta_release::archive::pack(&next, &karta_release::Files::read(&next).unwrap(), None, &mut bytes)
+            .unwrap();
+        bytes
+    };
+    let says = async || {
+        let new = CreateSession { project: Some("app".to_owned()), ..CreateSession::default() };
+        let session = client.create_session(&new).await.unwrap().id;
+        client.send_message(session, &SendMessage::text("hello")).await.unwrap().text
+    };
+    let publish = async |archive: Vec<u8>| {
+        let parts: Vec<_> =
+            archive.chunks(1 << 20).map(|part| Ok::<_, std::io::Error>(part.to_vec().into())).collect();
+        let how = Publish { activate: true, ..Publish::default() };
+        let mut publication = client.publish("app", &how, tokio_stream::iter(parts)).unwrap();
+        match publication.next().await.expect("an answer") {
+            Ok(Published::Release(release)) => Ok(release.version),
+            Ok(Published::Log(line)) => panic!("nothing is built here: {line:?}"),
+            Err(error) => Err(error.code().map(karta_types::ErrorCode::as_str)),
+        }
+    };
+    assert_eq!(publish(packed()).await, Err(Some("storage_full")));
+    assert_eq!(says().await, "one");
+    std::fs::remove_file(next.join("large.bin")).unwrap();
+    assert_eq!(publish(packed()).await, Ok(2));
+    assert_eq!(says().await, "two");
 }

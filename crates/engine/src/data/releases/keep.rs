@@ -17,8 +17,11 @@ const WAYS_BACK: u32 = 10;
 const STEP: u32 = 200;
 
 impl Engine {
-    /// Keeps the releases of all projects in order. Runs by itself.
-    pub(crate) async fn keep_all_releases(&self) -> Result<()> {
+    /// Keeps the releases of all projects in order. Runs by itself every hour.
+    ///
+    /// # Errors
+    /// Store or blob store failed; it is done again.
+    pub async fn keep_all_releases(&self) -> Result<()> {
         let mut after: Option<ProjectId> = None;
         loop {
             let projects = self.store().projects_all(after, STEP).await?;

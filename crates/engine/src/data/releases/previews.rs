@@ -114,8 +114,11 @@ impl Engine {
         self.tear_down(who, &row).await
     }
 
-    /// Tears down every preview that is past its time.
-    pub(crate) async fn end_previews(&self) -> Result<()> {
+    /// Tears down every preview that is past its time. Runs by itself every minute.
+    ///
+    /// # Errors
+    /// The store failed; it is done again.
+    pub async fn end_previews(&self) -> Result<()> {
         for row in self.store().previews_expired(self.clock().now()).await? {
             self.tear_down(&Principal::system(row.org), &row).await?;
         }
