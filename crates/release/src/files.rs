@@ -31,6 +31,23 @@ pub enum Entry {
     },
 }
 
+impl Entry {
+    /// Adds the entry of a path to a digest: its kind and its content.
+    pub(crate) fn put(&self, path: &str, to: &mut Hasher) {
+        to.field(path.as_bytes());
+        match self {
+            Self::Link { target } => {
+                to.field(b"link");
+                to.field(target.as_bytes());
+            }
+            Self::File { hash, executable, .. } => {
+                to.field(if *executable { b"exec" } else { b"file" });
+                to.field(hash.as_bytes());
+            }
+        }
+    }
+}
+
 /// A release's files by path from its root, sorted. Paths are relative, UTF-8, with `/`; every list there is keeps the rules of
 /// [`Rule`]. Its JSON is an object of entries by path.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -42,18 +59,8 @@ impl Files {
     pub fn digest(&self) -> Hash {
         let mut all = Hasher::new();
         all.field(b"karta files 1");
-        for (path, entry) in &self.0 {
-            all.field(path.as_bytes());
-            match entry {
-                Entry::Link { target } => {
-                    all.field(b"link");
-                    all.field(target.as_bytes());
-                }
-                Entry::File { hash, executable, .. } => {
-                    all.field(if *executable { b"exec" } else { b"file" });
-                    all.field(hash.as_bytes());
-                }
-            }
+        for (path, entry) in self.iter() {
+            entry.put(path, &mut all);
         }
         all.finish()
     }

@@ -6,7 +6,7 @@ use karta_types::policy::Build;
 use karta_types::release::HarnessPin;
 
 use crate::files::{Collected, Entry, Files};
-use crate::folder::{self, ignored};
+use crate::folder;
 use crate::hash::{Hash, Hasher};
 
 /// The digest of everything that the result of a setup depends on: the script, what it runs on, and the files that `inputs` names
@@ -20,7 +20,7 @@ pub fn inputs_digest(
     image: &str,
     build: &Build,
 ) -> Result<Hash, folder::Error> {
-    let patterns = ignored::matcher("the build's inputs", build.inputs.iter().map(String::as_str))?;
+    let patterns = folder::matcher("the build's inputs", build.inputs.iter().map(String::as_str))?;
     let mut all = Hasher::new();
     for field in ["karta setup 1", &pin.kind, &pin.version, image, build.setup.as_deref().unwrap_or_default()]
     {
@@ -33,17 +33,7 @@ pub fn inputs_digest(
     let named =
         |path: &str| build.inputs.is_empty() || patterns.matched_path_or_any_parents(path, false).is_ignore();
     for (path, entry) in files.iter().filter(|(path, _)| named(path)) {
-        all.field(path.as_bytes());
-        match entry {
-            Entry::Link { target } => {
-                all.field(b"link");
-                all.field(target.as_bytes());
-            }
-            Entry::File { hash, executable, .. } => {
-                all.field(if *executable { b"exec" } else { b"file" });
-                all.field(hash.as_bytes());
-            }
-        }
+        entry.put(path, &mut all);
     }
     Ok(all.finish())
 }

@@ -1,14 +1,14 @@
 //! Partial archives that are kept: what they list, and their contents laid open.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write as _};
+use std::io::Read;
 use std::path::Path;
 
 use super::members::{Kind, Member, Members};
 use super::stream::Stream;
 use super::{CONTENT, Error, LISTING, Limits};
 use crate::files::Files;
-use crate::hash::{Hash, Hasher};
+use crate::hash::Hash;
 use crate::names::Rule;
 
 /// What a partial archive lists; the contents behind the list are not read.
@@ -17,24 +17,19 @@ use crate::names::Rule;
 /// It is no partial archive, is damaged or cut off, or reading it failed.
 pub fn listing(from: impl Read, limits: &Limits) -> Result<Files, Error> {
     let mut members = Members::new(Stream::open(from, limits)?, limits);
-    let refused = |rule| Error::refused(LISTING.as_bytes(), rule);
     match members.next()? {
-        Some(Member { path, kind: Kind::File { size, .. } }) if path == LISTING => {
-            if size > limits.listing {
-                return Err(refused(Rule::LargeFile(limits.listing)));
-            }
-        }
-        _ => return Err(refused(Rule::Listing("the archive does not begin with it".to_owned()))),
+        Some(Member { path, kind: Kind::File { .. } }) if path == LISTING => read(&mut members),
+        _ => Err(unlisted("the archive does not begin with it".to_owned())),
     }
-    let mut text = Vec::new();
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        match members.read(&mut buffer)? {
-            0 => break,
-            length => text.extend_from_slice(&buffer[..length]),
-        }
-    }
-    serde_json::from_slice(&text).map_err(|error| refused(Rule::Listing(error.to_string())))
+}
+
+/// Reads the listing, which is the current member.
+pub(super) fn read(members: &mut Members<'_>) -> Result<Files, Error> {
+    serde_json::from_slice(&members.content()?).map_err(|error| unlisted(error.to_string()))
+}
+
+fn unlisted(reason: String) -> Error {
+    Error::refused(LISTING.as_bytes(), Rule::Listing(reason))
 }
 
 /// Writes the contents of a partial archive into a folder, each to a file that is named by its hash. One that is there already stays.
@@ -43,7 +38,6 @@ pub fn listing(from: impl Read, limits: &Limits) -> Result<Files, Error> {
 /// The archive is damaged or cut off; reading it or writing the files failed.
 pub fn contents(from: impl Read, into: &Path, limits: &Limits) -> Result<(), Error> {
     let mut members = Members::new(Stream::open(from, limits)?, limits);
-    let mut buffer = vec![0; 64 << 10];
     while let Some(member) = members.next()? {
         let hash = member.path.strip_prefix(CONTENT).and_then(|hash| hash.parse::<Hash>().ok());
         let Some(hash) = hash else { continue };
@@ -54,17 +48,7 @@ pub fn contents(from: impl Read, into: &Path, limits: &Limits) -> Result<(), Err
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
             Err(error) => return Err(at(error)),
         };
-        let mut hasher = Hasher::new();
-        loop {
-            match members.read(&mut buffer)? {
-                0 => break,
-                length => {
-                    hasher.update(&buffer[..length]);
-                    file.write_all(&buffer[..length]).map_err(at)?;
-                }
-            }
-        }
-        if hasher.finish() != hash {
+        if members.copy(&mut file, at)?.0 != hash {
             return Err(members.refused(Rule::OtherContent));
         }
     }

@@ -1,8 +1,11 @@
 //! The members of a tar stream, one after the other: what each is, with everything refused that a release never has.
 
+use std::io;
+
 use super::header::{BLOCK, BLOCK_LENGTH, Header};
 use super::stream::Stream;
 use super::{Error, LISTING, Limits};
+use crate::hash::{Hash, Hasher};
 use crate::names::Rule;
 
 /// The longest header that only describes the next member: a long name, or pax.
@@ -165,7 +168,7 @@ impl<'a> Members<'a> {
                 if self.bytes > self.limits.bytes {
                     return Err(self.refused(Rule::TooLarge(self.limits.bytes)));
                 }
-                self.content(size);
+                self.begin(size);
                 Kind::File { size, executable: mode & u64::from(crate::folder::EXECUTE) != 0 }
             }
         };
@@ -183,7 +186,7 @@ impl<'a> Members<'a> {
         Ok(path.to_owned())
     }
 
-    const fn content(&mut self, size: u64) {
+    const fn begin(&mut self, size: u64) {
         self.left = size;
         self.padding = (BLOCK_LENGTH - size % BLOCK_LENGTH) % BLOCK_LENGTH;
     }
@@ -196,15 +199,8 @@ impl<'a> Members<'a> {
                 return Err(self.refused(Rule::LongHeader(most)));
             }
         }
-        self.content(size);
-        let mut content = Vec::new();
-        let mut buffer = [0; 4096];
-        loop {
-            match self.read(&mut buffer)? {
-                0 => return Ok(content),
-                length => content.extend_from_slice(&buffer[..length]),
-            }
-        }
+        self.begin(size);
+        self.content()
     }
 
     /// Reads the records of a pax header: `length key=value\n`. One for all members may say nothing that changes what a member is.
@@ -253,6 +249,39 @@ impl<'a> Members<'a> {
             length => {
                 self.left -= length as u64;
                 Ok(length)
+            }
+        }
+    }
+
+    /// The current member's content, all of it.
+    pub(super) fn content(&mut self) -> Result<Vec<u8>, Error> {
+        let mut content = Vec::new();
+        let mut buffer = [0; 8192];
+        loop {
+            match self.read(&mut buffer)? {
+                0 => return Ok(content),
+                length => content.extend_from_slice(&buffer[..length]),
+            }
+        }
+    }
+
+    /// Copies the current member's content: what it was, and how long. `at` makes the fault of a failed write.
+    pub(super) fn copy(
+        &mut self,
+        to: &mut dyn io::Write,
+        at: impl Fn(io::Error) -> Error,
+    ) -> Result<(Hash, u64), Error> {
+        let mut hasher = Hasher::new();
+        let mut size = 0;
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match self.read(&mut buffer)? {
+                0 => return Ok((hasher.finish(), size)),
+                length => {
+                    size += length as u64;
+                    hasher.update(&buffer[..length]);
+                    to.write_all(&buffer[..length]).map_err(&at)?;
+                }
             }
         }
     }

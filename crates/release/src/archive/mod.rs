@@ -7,6 +7,7 @@ mod header;
 mod kept;
 mod members;
 mod pack;
+mod press;
 mod stream;
 mod sync;
 mod unpack;

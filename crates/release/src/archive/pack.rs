@@ -5,26 +5,23 @@ use std::io::{self, Read as _, Write};
 use std::path::Path;
 
 use super::header::{self, BLOCK, BLOCK_LENGTH};
+use super::press::Press;
 use super::{CONTENT, LISTING};
 use crate::beneath::Beneath;
 use crate::files::{Entry, Files};
 use crate::hash::{self, Hash};
-
-/// How hard zstd tries: at this level it is still as fast as most disks.
-const LEVEL: i32 = 3;
 
 /// Packs files that lie in `root` as tar with zstd. With `only` it is a partial archive: the whole listing, and these contents.
 ///
 /// # Errors
 /// Writing failed, or a file can't be read, or is not any more what it was when it was listed; the text names it.
 pub fn pack(root: &Path, files: &Files, only: Option<&BTreeSet<Hash>>, to: impl Write) -> io::Result<()> {
-    let mut packed = zstd::stream::write::Encoder::new(to, LEVEL)?;
-    packed.include_checksum(true)?;
+    let mut packed = Press::new(to)?;
     match only {
         None => whole(root, files, &mut packed)?,
         Some(only) => partial(root, files, only, &mut packed)?,
     }
-    packed.finish()?.flush()
+    packed.finish()
 }
 
 /// Packs files that lie in `root` as tar with gzip, which every machine can unpack.

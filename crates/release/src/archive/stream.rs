@@ -72,7 +72,7 @@ impl<'a> Stream<'a> {
         let from: Box<dyn Read + 'a> = match &start[..length] {
             [] => return Err(Error::Empty),
             [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50, 0x2a, 0x4d, 0x18, ..] => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(whole)
                     .map_err(|error| Error::Broken(error.to_string()))?;
                 decoder.window_log_max(WINDOW).map_err(|error| Error::Broken(error.to_string()))?;

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Read, Seek as _, Write as _};
+use std::io::{self, Read, Seek as _};
 use std::path::Path;
 
 use super::members::{Kind, Member, Members};
 use super::stream::Stream;
-use super::{CONTENT, Error, Known, LISTING, Limits, sync};
+use super::{CONTENT, Error, Known, LISTING, Limits, kept, sync};
 use crate::beneath::Beneath;
 use crate::files::{Collected, Entry, Files};
-use crate::hash::{self, Hash, Hasher};
+use crate::hash::{self, Hash};
 use crate::names::Rule;
 
 /// Unpacks an archive into an empty folder of the caller's and says what is in it. When this returns, all of it is on the disk. What
@@ -87,19 +87,7 @@ impl Unpacking<'_> {
     /// Writes the current member's content to a new file.
     fn file(&mut self, path: &str, executable: bool) -> Result<(Hash, u64), Error> {
         let mut file = self.folder.create(path, executable).map_err(at("making", self.root, path))?;
-        let mut hasher = Hasher::new();
-        let mut size = 0;
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            match self.members.read(&mut buffer)? {
-                0 => return Ok((hasher.finish(), size)),
-                length => {
-                    size += length as u64;
-                    hasher.update(&buffer[..length]);
-                    file.write_all(&buffer[..length]).map_err(at("writing", self.root, path))?;
-                }
-            }
-        }
+        self.members.copy(&mut file, at("writing", self.root, path))
     }
 
     fn partial(mut self, known: &dyn Known) -> Result<Files, Error> {
@@ -156,17 +144,8 @@ impl Unpacking<'_> {
 
     /// Reads the listing, which is the current member, within the limits of an archive.
     fn listing(&mut self) -> Result<Files, Error> {
+        let files = kept::read(&mut self.members)?;
         let refused = |rule| Error::refused(LISTING.as_bytes(), rule);
-        let mut text = Vec::new();
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            match self.members.read(&mut buffer)? {
-                0 => break,
-                length => text.extend_from_slice(&buffer[..length]),
-            }
-        }
-        let files: Files =
-            serde_json::from_slice(&text).map_err(|error| refused(Rule::Listing(error.to_string())))?;
         if files.len() as u64 > self.limits.members {
             return Err(refused(Rule::TooMany(self.limits.members)));
         }

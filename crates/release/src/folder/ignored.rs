@@ -66,7 +66,20 @@ impl Outer {
         }
         let exclude: PathBuf = top.join(".git/info/exclude");
         outer.exclude = read(&exclude, ".git/info/exclude".to_owned())?.map(|patterns| (way(top), patterns));
+        // Who publishes a folder that is itself ignored, a build or a server's example, means it all the same.
+        let itself = outer.all().any(|(way, patterns)| {
+            let folders = way.match_indices('/').map(|(at, _)| &way[..at]);
+            folders.into_iter().any(|folder| matches!(patterns.says(folder, true), Some(Some(_))))
+        });
+        if itself {
+            return Ok(Self::default());
+        }
         Ok(outer)
+    }
+
+    /// All patterns, from the innermost, each with the way down from where they are to the picked folder.
+    fn all(&self) -> impl Iterator<Item = (&str, &Patterns)> {
+        self.levels.iter().chain(&self.exclude).map(|(way, patterns)| (way.as_str(), patterns))
     }
 }
 
@@ -84,10 +97,8 @@ impl Level {
         let inner = |of: fn(&Self) -> Option<&Patterns>| {
             all().find_map(|level| of(level)?.says(path.get(level.folder.len()..)?, is_folder))
         };
-        let outwards = || {
-            let all = outer.levels.iter().chain(&outer.exclude);
-            all.map(|(way, patterns)| patterns.says(&format!("{way}{path}"), is_folder)).find_map(|said| said)
-        };
+        let outwards =
+            || outer.all().find_map(|(way, patterns)| patterns.says(&format!("{way}{path}"), is_folder));
         inner(|level| level.karta.as_ref())
             .or_else(|| inner(|level| level.git.as_ref()))
             .or_else(outwards)

@@ -1,6 +1,6 @@
 //! A folder on disk: what of it becomes a release, and how it is read back.
 
-pub(crate) mod ignored;
+mod ignored;
 mod links;
 mod pick;
 mod read;

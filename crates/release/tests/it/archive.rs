@@ -70,6 +70,22 @@ fn whole_archives_come_back_as_they_went() {
 }
 
 #[test]
+fn what_is_packed_here_never_unpacks_to_too_much() {
+    let root = tempfile::tempdir().unwrap();
+    // Mostly zeros, as an empty database is; and nothing but the same, file after file.
+    fs::write(root.path().join("a"), vec![0; 9 << 20]).unwrap();
+    for number in 0..3000 {
+        fs::write(root.path().join(format!("{number}")), "").unwrap();
+    }
+    let files = Files::read(root.path()).unwrap();
+    let mut bytes = Vec::new();
+    archive::pack(root.path(), &files, None, &mut bytes).unwrap();
+    assert!(bytes.len() < 300_000, "{}", bytes.len());
+    assert_eq!(unpacked(&bytes, &Nothing).unwrap().1, files);
+    assert_eq!(zstd::decode_all(&bytes[..]).unwrap().len() % 512, 0, "every reader of zstd reads it");
+}
+
+#[test]
 fn a_partial_archive_brings_what_lacks() {
     let root = sample();
     let files = Files::read(root.path()).unwrap();

@@ -110,6 +110,12 @@ fn the_working_copy_around_the_folder_counts() {
     let outs: Vec<_> = all.left_out.iter().map(|out| out.path.as_str()).collect();
     assert_eq!(outs, ["a.log", "a.tmp", "cache/", "private"]);
     assert_eq!(all.left_out[3].why, "`private` in .git/info/exclude");
+    // A folder that is ignored itself has only its own rules.
+    put(
+        root.path(),
+        &[("dist/.gitignore", "b\n"), ("dist/a.log", "x"), ("dist/b", "x"), (".gitignore", "*.log\ndist/\n")],
+    );
+    assert_eq!(paths(&picked(&root.path().join("dist")).files), [".gitignore", "a.log"]);
     // Without a working copy nothing above counts.
     fs::remove_dir_all(root.path().join(".git")).unwrap();
     assert_eq!(picked(&root.path().join("apps/shop")).files.len(), 7);

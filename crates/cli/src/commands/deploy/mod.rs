@@ -213,11 +213,13 @@ impl Deployment<'_> {
             }
         };
         tokio::select! {
-            sent = sending => sent,
+            // It is listened for from its first poll on: before anything is sent.
+            biased;
             stopped = tokio::signal::ctrl_c() => {
                 stopped.context("listening for Ctrl-C")?;
                 Err(Stopped(self.slug.clone()).into())
             }
+            sent = sending => sent,
         }
     }
 
