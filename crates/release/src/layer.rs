@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use karta_types::policy::Build;
+use karta_types::policy::Recipe;
 use karta_types::release::HarnessPin;
 
 use crate::files::{Collected, Entry, Files};
 use crate::folder;
 use crate::hash::{Hash, Hasher};
 
-/// The digest of everything that the result of a setup depends on: the script, what it runs on, and the files that `inputs` names
+/// The digest of everything that the result of a setup depends on: the script, what it runs on and sees, and the files that `inputs` names
 /// (patterns of `.gitignore`; none is all files).
 ///
 /// # Errors
@@ -18,8 +18,9 @@ pub fn inputs_digest(
     files: &Files,
     pin: &HarnessPin,
     image: &str,
-    build: &Build,
+    recipe: &Recipe,
 ) -> Result<Hash, folder::Error> {
+    let build = &recipe.build;
     let patterns = folder::matcher("the build's inputs", build.inputs.iter().map(String::as_str))?;
     let mut all = Hasher::new();
     for field in ["karta setup 1", &pin.kind, &pin.version, image, build.setup.as_deref().unwrap_or_default()]
@@ -28,6 +29,10 @@ pub fn inputs_digest(
     }
     for host in &build.egress {
         all.field(host.as_bytes());
+    }
+    for (name, value) in &recipe.env {
+        all.field(name.as_bytes());
+        all.field(value.as_bytes());
     }
     all.field(b"inputs");
     let named =
@@ -70,6 +75,8 @@ impl Files {
 
 #[cfg(test)]
 mod tests {
+    use karta_types::policy::Build;
+
     use super::*;
 
     fn files(list: &[(&str, &str)]) -> Files {
@@ -100,7 +107,8 @@ mod tests {
                 inputs: inputs.iter().map(|one| (*one).to_owned()).collect(),
                 egress: Vec::new(),
             };
-            inputs_digest(files, &pin(), "", &build).unwrap()
+            let recipe = Recipe { build, ..Recipe::default() };
+            inputs_digest(files, &pin(), "", &recipe).unwrap()
         };
         assert_eq!(digest(&one, &["package*.json"]), digest(&other, &["package*.json"]));
         assert_ne!(digest(&one, &["package*.json"]), digest(&new, &["package*.json"]));

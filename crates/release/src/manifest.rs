@@ -289,6 +289,12 @@ fn tool(text: &str) -> Result<(), String> {
     if text.trim().is_empty() || text.len() > 255 || text.chars().any(char::is_control) {
         return Err("a tool is named by the harness's own word for it".to_owned());
     }
+    // Names go to the harness in one list with commas.
+    if text.contains(',') || text.matches('(').count() != text.matches(')').count() {
+        return Err(
+            "a tool's name has no comma, and as many `(` as `)`: write one name for each tool".to_owned()
+        );
+    }
     Ok(())
 }
 

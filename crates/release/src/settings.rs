@@ -12,16 +12,8 @@ pub const FILE: &str = "karta.jsonc";
 /// The longest a process may be kept without a turn, in seconds: a week.
 const MAX_IDLE: u64 = 7 * 24 * 3600;
 /// Types of events that can be hidden; the others are what a turn is.
-const HIDEABLE: [&str; 8] = [
-    "reasoning",
-    "tool_use",
-    "tool_result",
-    "step_start",
-    "step_finish",
-    "input_resolved",
-    "agent_changed",
-    "system",
-];
+const HIDEABLE: [&str; 7] =
+    ["reasoning", "tool_use", "tool_result", "step_start", "step_finish", "agent_changed", "system"];
 
 /// Reads the file's text.
 ///

@@ -290,7 +290,12 @@ async fn set_canary(
 }
 
 /// Whether turns can run on a release; none if there is no such release.
-async fn fitness(db: &mut Connection, org: OrgId, project: ProjectId, version: u64) -> Result<Option<bool>> {
+pub(crate) async fn fitness(
+    db: &mut Connection,
+    org: OrgId,
+    project: ProjectId,
+    version: u64,
+) -> Result<Option<bool>> {
     let row = query("SELECT state FROM project_release WHERE org = $1 AND project = $2 AND version = $3")
         .bind(org.to_string())
         .bind(project.to_string())

@@ -2,6 +2,8 @@
 
 use karta_types::{OrgId, ProjectId, Timestamp};
 
+use crate::activations::fitness;
+use crate::releases::lock;
 use crate::row::{Reader, big};
 use crate::sql::{Connection, Row, query};
 use crate::{AuditEntry, Error, Result, Store};
@@ -198,18 +200,27 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// Makes a preview, or lets the one of this slug show another release and live longer. Answers the row as it is then.
+    /// Makes a preview, or lets the one of this slug show another release and live longer. Answers the row as it is then; none if turns
+    /// can't run on the release, or its project is gone.
     ///
     /// # Errors
     /// `Conflict` when a project that is no preview of this parent has the slug.
-    pub async fn preview_put(&self, preview: &ProjectRow, told: AuditEntry) -> Result<ProjectRow> {
+    pub async fn preview_put(&self, preview: &ProjectRow, told: AuditEntry) -> Result<Option<ProjectRow>> {
         let preview = preview.clone();
         self.write_told(
             told,
-            |_| true,
+            Option::is_some,
             move |db| {
                 let preview = preview.clone();
                 Box::pin(async move {
+                    // As by a flip and a deletion: none can pass another.
+                    let home = preview.home();
+                    let shown = preview.active_version.unwrap_or_default();
+                    if !lock(db, preview.org, home).await?
+                        || fitness(db, preview.org, home, shown).await? != Some(true)
+                    {
+                        return Ok(None);
+                    }
                     let fail = || Error::database("making a preview");
                     let moved = query(
                         "UPDATE project SET active_version = $1, expires_at = $2 WHERE org = $3 AND slug = $4 AND parent = $5",
@@ -231,7 +242,7 @@ impl Store {
                         .fetch_optional(db)
                         .await
                         .map_err(fail())?;
-                    read(&row.ok_or(Error::NotFound)?)
+                    read(&row.ok_or(Error::NotFound)?).map(Some)
                 })
             },
         )

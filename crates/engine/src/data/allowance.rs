@@ -38,6 +38,30 @@ impl State {
     }
 }
 
+/// What was set aside for a call that has not left yet; given back unless it does.
+#[derive(Debug)]
+pub(crate) struct Taken<'a> {
+    allowance: &'a Allowance,
+    call: Option<ModelCallId>,
+    /// How much output there is room for.
+    pub(crate) output: u64,
+}
+
+impl Taken<'_> {
+    /// The call leaves: from now on it is settled or given back by its id.
+    pub(crate) fn leaves(mut self) {
+        self.call = None;
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(call) = self.call {
+            self.allowance.unused(call);
+        }
+    }
+}
+
 /// Whether a session that has used so much may begin another turn.
 ///
 /// # Errors
@@ -97,7 +121,7 @@ impl Allowance {
         call: ModelCallId,
         bound: &Bound,
         price: Option<Dearest>,
-    ) -> Result<u64, Box<Problem>> {
+    ) -> Result<Taken<'_>, Box<Problem>> {
         let mut state = self.lock();
         let mut output = bound.output;
         if let Some(cap) = state.caps.session_total_tokens {
@@ -127,7 +151,7 @@ impl Allowance {
         }
         let cost = price.map_or(Micros::ZERO, |price| price.cost(bound.input, output));
         state.held.insert(call, (cost.get(), bound.input.saturating_add(output)));
-        Ok(output)
+        Ok(Taken { allowance: self, call: Some(call), output })
     }
 
     /// A call used this, in the place of what was set aside for it.
@@ -167,14 +191,31 @@ mod tests {
         ModelCallId::from_u128(number)
     }
 
+    /// What there is room for; the call leaves.
+    fn take(allowance: &Allowance, number: u128, bound: &Bound, price: Option<Dearest>) -> Option<u64> {
+        let taken = allowance.take(call(number), bound, price).ok()?;
+        let output = taken.output;
+        taken.leaves();
+        Some(output)
+    }
+
+    #[test]
+    fn what_never_leaves_is_given_back() {
+        let allowance = Allowance::new(SessionId::from_u128(1), &Metered::default());
+        allowance.cap(&Caps { session_total_tokens: Some(10), ..Caps::default() });
+        drop(allowance.take(call(1), &bound(1, 9, 1), None).unwrap());
+        assert_eq!(take(&allowance, 2, &bound(1, 9, 1), None), Some(9));
+        assert_eq!(take(&allowance, 3, &bound(1, 9, 1), None), None);
+    }
+
     #[test]
     fn calls_at_once_never_pass_the_cap_and_fill_it() {
         let allowance = Allowance::new(SessionId::from_u128(1), &Metered::default());
         allowance.cap(&Caps { session_total_tokens: Some(100), ..Caps::default() });
-        assert_eq!(allowance.take(call(1), &bound(10, 50, 1), None), Ok(50));
+        assert_eq!(take(&allowance, 1, &bound(10, 50, 1), None), Some(50));
         assert_eq!(
-            allowance.take(call(2), &bound(10, 50, 1), None),
-            Ok(30),
+            take(&allowance, 2, &bound(10, 50, 1), None),
+            Some(30),
             "limited to what there is room for"
         );
         assert!(allowance.take(call(3), &bound(1, 1, 0), None).is_err());
@@ -184,7 +225,7 @@ mod tests {
             &Usage { input_tokens: 10, output_tokens: 5, ..Usage::default() },
             Micros::ZERO,
         );
-        assert_eq!(allowance.take(call(3), &bound(5, 100, 1), None), Ok(80));
+        assert_eq!(take(&allowance, 3, &bound(5, 100, 1), None), Some(80));
         allowance.used(
             call(3),
             &Usage { input_tokens: 5, output_tokens: 80, ..Usage::default() },
@@ -199,7 +240,7 @@ mod tests {
         allowance.cap(&Caps { session_cost_micros: Some(Micros::new(10)), ..Caps::default() });
         assert!(allowance.take(call(1), &bound(1, 1, 1), None).is_err());
         let price = Some(Dearest { input: 1_000_000, output: 1_000_000 });
-        assert_eq!(allowance.take(call(1), &bound(4, 100, 1), price), Ok(6));
+        assert_eq!(take(&allowance, 1, &bound(4, 100, 1), price), Some(6));
         assert!(allowance.take(call(2), &bound(1, 1, 1), price).is_err());
     }
 }

@@ -159,7 +159,7 @@ impl Channel for SessionChannel {
 
     async fn admit(&self, call: &Call, bound: &Bound, price: Option<Dearest>) -> Result<Admitted, Refused> {
         let (turn, release) = self.meter.turn();
-        let output = self
+        let taken = self
             .allowance
             .take(call.id, bound, price)
             .map_err(|problem| Refused { problem, inexact: !bound.counted })?;
@@ -171,18 +171,18 @@ impl Channel for SessionChannel {
             provider: call.provider.as_str().to_owned(),
             model: call.model.clone(),
             input: bound.input,
-            output,
+            output: taken.output,
             least: bound.least,
             price,
             at: call.at,
             expires_at: self.clock.now().plus(HOLD),
         };
         match self.gate.reserve(want).await {
-            Ok((hold, output)) => Ok(Admitted { hold, output }),
-            Err((problem, inexact)) => {
-                self.allowance.unused(call.id);
-                Err(Refused { problem, inexact: inexact && !bound.counted })
+            Ok((hold, output)) => {
+                taken.leaves();
+                Ok(Admitted { hold, output })
             }
+            Err((problem, inexact)) => Err(Refused { problem, inexact: inexact && !bound.counted }),
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::addresses::Guarded;
@@ -19,6 +19,10 @@ use crate::{Engine, Error, Result};
 const HEAD: u64 = 16 << 10;
 /// How long a head or a connection may take to come.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Connections at once; more wait.
+const AT_ONCE: usize = 64;
+/// What is waited after a connection could not be taken.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Refusals that wait to be told.
 const WAITING: usize = 64;
 
@@ -48,9 +52,20 @@ impl Egress {
         let stop = CancellationToken::new();
         let (ended, tasks) = (stop.clone(), engine.tasks().clone());
         engine.tasks().spawn(async move {
-            while let Some(Ok((client, _))) = ended.run_until_cancelled(listener.accept()).await {
+            let places = Arc::new(Semaphore::new(AT_ONCE));
+            while let Some(Ok(place)) = ended.run_until_cancelled(places.clone().acquire_owned()).await {
+                let client = match ended.run_until_cancelled(listener.accept()).await {
+                    None => return,
+                    Some(Ok((client, _))) => client,
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, "a build's way out can't take a connection");
+                        tokio::time::sleep(PAUSE).await;
+                        continue;
+                    }
+                };
                 let (rules, ended) = (rules.clone(), ended.clone());
                 tasks.spawn(async move {
+                    let _place = place;
                     // A connection that fails is the client's to notice.
                     let _ = ended.run_until_cancelled(serve(client, &rules)).await;
                 });

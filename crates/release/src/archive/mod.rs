@@ -49,6 +49,13 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// For archives that this platform wrote itself: what was let in comes back, however it can be packed.
+    pub const fn own() -> Self {
+        Self { members: u64::MAX, bytes: u64::MAX, file: u64::MAX, ratio: u64::MAX, listing: 1 << 30 }
+    }
+}
+
 /// Contents that are there already.
 pub trait Known {
     /// Writes the content into the empty file; `false` if it is not here.

@@ -178,7 +178,7 @@ async fn what_is_used_is_not_deleted_and_a_rollback_passes_what_is() {
         expires_at: Some(at(100)),
         ..project.clone()
     };
-    rig.store.preview_put(&preview, rig.told()).await.unwrap();
+    rig.store.preview_put(&preview, rig.told()).await.unwrap().unwrap();
     let mut pinned = rig.session(1).await;
     pinned.id = SessionId::from_u128(2);
     pinned.release_pin = ReleasePin::Version(1);
@@ -192,6 +192,8 @@ async fn what_is_used_is_not_deleted_and_a_rollback_passes_what_is() {
     assert_eq!(delete(9).await, Deleted::Missing);
     assert_eq!(delete(2).await, Deleted::Gone);
     assert_eq!(delete(2).await, Deleted::Gone);
+    let late = ProjectRow { slug: "app@late".into(), active_version: Some(2), ..preview.clone() };
+    assert_eq!(rig.store.preview_put(&late, rig.told()).await.unwrap(), None, "nothing shows what is gone");
     let foreign = rig.store.release_delete(rig.other, project.id, 1, rig.told()).await.unwrap();
     assert_eq!(foreign, Deleted::Missing);
     assert_eq!(rig.flip(Wanted::Version(2)).await, Flip::Unfit);
@@ -281,8 +283,8 @@ async fn a_preview_is_moved_listed_expired_and_removed_with_nothing_left() {
         expires_at: Some(at(until)),
         ..project.clone()
     };
-    let first = rig.store.preview_put(&preview(11, 1, 100), rig.told()).await.unwrap();
-    let moved = rig.store.preview_put(&preview(12, 2, 200), rig.told()).await.unwrap();
+    let first = rig.store.preview_put(&preview(11, 1, 100), rig.told()).await.unwrap().unwrap();
+    let moved = rig.store.preview_put(&preview(12, 2, 200), rig.told()).await.unwrap().unwrap();
     assert_eq!((moved.id, moved.active_version, moved.expires_at), (first.id, Some(2), Some(at(200))));
     assert_eq!(
         rig.store.preview_list(rig.org, project.id, None, 9).await.unwrap(),

@@ -28,6 +28,10 @@ const LINE: usize = 4 << 10;
 const LINES: u64 = 20_000;
 /// Lines that wait to be written.
 const WAITING: usize = 256;
+/// How long a listener may keep a build from going on.
+const UNHEARD: Duration = Duration::from_secs(2);
+/// How often what was printed is written, so that those who follow the log see it.
+const WRITING: Duration = Duration::from_millis(200);
 /// Where programs are found.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -64,9 +68,8 @@ impl Engine {
     ) -> Result<ReleaseRow> {
         let mut log = Log::new(self, &row, heard);
         let state = if preview { ReleaseState::Preview } else { ReleaseState::Ready };
-        let layer = inputs_digest(files, &row.harness, "", &row.recipe.build)
-            .map_err(|error| unread(&error))?
-            .to_string();
+        let layer =
+            inputs_digest(files, &row.harness, "", &row.recipe).map_err(|error| unread(&error))?.to_string();
         let built = self.built(project, &row, files, &layer, &mut log).await;
         let (built, why) = match built {
             Ok(pack) => (Built::Well { pack, layer, state }, None),
@@ -78,8 +81,8 @@ impl Engine {
             }
         };
         match &why {
-            None => log.say("the setup is done").await,
-            Some(error) => log.say(&format!("failed: {error}")).await,
+            None => log.keep("the setup is done").await,
+            Some(error) => log.keep(&format!("failed: {error}")).await,
         }
         log.end().await?;
         let told = why.as_ref().map(|error| {
@@ -138,6 +141,14 @@ impl Engine {
             })
             .await?
         };
+        let (bytes, files) = (self.settings().releases.max_bytes, Limits::default().members);
+        if made.bytes() > bytes || made.len() as u64 > files {
+            return Err(Unbuilt::Failed(format!(
+                "the setup left {} files of {} bytes; a release has at most {files} of {bytes}",
+                made.len(),
+                made.bytes()
+            )));
+        }
         let name = ReleaseId::new(self.clock(), self.rng()).to_string();
         let pack = self.put_pack(project, &name, tree.clone(), made, incoming.clone()).await?;
         let served = ReleaseRow { built: Some(name), ..row.clone() };
@@ -171,7 +182,7 @@ impl Engine {
         let library = Library::new(self, project.org, project.id, incoming.join("contents"));
         let (incoming, files) = (incoming.clone(), files.clone());
         off_runtime("taking a layer over", move || {
-            let limits = Limits::default();
+            let limits = Limits::own();
             let source = archive::listing(source, &limits).map_err(|error| unpacked(&error))?;
             let built = archive::listing(built, &limits).map_err(|error| unpacked(&error))?;
             let made = files.with_changes(&source, &built).map_err(|error| unread(&error))?;
@@ -254,20 +265,24 @@ impl Engine {
         let limit = Duration::from_secs(self.settings().releases.build_seconds);
         let deadline = tokio::time::sleep(limit);
         tokio::pin!(reading, deadline);
+        let mut writing = tokio::time::interval(WRITING);
         let mut open = true;
         let status = loop {
             tokio::select! {
-                () = &mut reading, if open => open = false,
-                Some(line) = lines.recv() => log.say(&line).await,
-                Some(refused) = refusals.recv() => log.say(&refused).await,
+                biased;
                 () = &mut deadline => {
                     control.kill();
-                    return Err(Unbuilt::Failed(format!("the setup took longer than {} seconds", limit.as_secs())));
+                    let seconds = limit.as_secs();
+                    return Err(Unbuilt::Failed(format!("the setup took longer than {seconds} seconds")));
                 }
                 () = self.tasks().stopping() => {
                     control.kill();
                     return Err(Unbuilt::Failed("the server is stopping: publish again".to_owned()));
                 }
+                _ = writing.tick() => log.write().await,
+                () = &mut reading, if open => open = false,
+                Some(line) = lines.recv() => log.say(&line).await,
+                Some(refused) = refusals.recv() => log.say(&refused).await,
                 exit = control.wait(), if !open => break exit,
             }
         };
@@ -331,15 +346,17 @@ impl Log {
         Self { engine: engine.clone(), row: row.clone(), heard, said: 0, waiting: Vec::new() }
     }
 
+    /// A line, unless there are too many.
     async fn say(&mut self, text: &str) {
+        match self.said + 1 {
+            said if said < LINES => self.keep(text).await,
+            LINES => self.keep("… more was printed than is kept").await,
+            _ => {}
+        }
+    }
+
+    async fn keep(&mut self, text: &str) {
         self.said += 1;
-        // A few more places, for what the platform says at the end.
-        let text = match self.said {
-            said if said < LINES => text,
-            LINES => "… more was printed than is kept",
-            said if said > LINES + WAITING as u64 || !text.starts_with("failed") => return,
-            _ => text,
-        };
         let line = BuildLine {
             version: self.row.version,
             seq: self.said,
@@ -353,12 +370,13 @@ impl Log {
                 version: Some(line.version),
                 line: Line::Build { text: line.text.clone() },
             };
-            if heard.send(told).await.is_err() {
+            // Whoever does not read on is not waited for: it is all in the log.
+            if !matches!(tokio::time::timeout(UNHEARD, heard.send(told)).await, Ok(Ok(()))) {
                 self.heard = None;
             }
         }
         self.waiting.push(line);
-        if self.waiting.len() >= 32 || self.said < 8 {
+        if self.waiting.len() >= WAITING {
             self.write().await;
         }
     }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use karta_release::archive;
 use karta_types::policy::Policy;
-use karta_types::release::{Changed, ReleaseDiff, Started};
+use karta_types::release::{Changed, ReleaseDiff, ReleaseState, Started};
 use serde_json::Value;
 
 use super::shelf::off_runtime;
@@ -61,7 +61,7 @@ impl Engine {
         let (_, mut row) = self.release_row(who, reference, version).await?;
         // What was published, not what a setup made of it.
         row.built = None;
-        if !row.can_run() && row.files.is_none() {
+        if row.state == ReleaseState::Deleted {
             return Err(gone(version));
         }
         let (path, files, _) = self.shelve(&row).await.map_err(|_| gone(version))?;
@@ -78,12 +78,15 @@ impl Engine {
     }
 
     async fn published_files(&self, row: &karta_store::ReleaseRow) -> Result<karta_release::Files> {
+        if row.state == ReleaseState::Deleted {
+            return Err(gone(row.version));
+        }
         let Some(pack) = &row.files else {
             return Ok(self.shelve(row).await.map_err(|_| gone(row.version))?.1);
         };
         let pack = self.packs().get(row.project, pack).await.map_err(|_| gone(row.version))?;
         off_runtime("reading a release", move || {
-            Ok(archive::listing(pack, &archive::Limits::default())
+            Ok(archive::listing(pack, &archive::Limits::own())
                 .map_err(|error| super::shelf::unpacked(&error))?)
         })
         .await

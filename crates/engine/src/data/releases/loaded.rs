@@ -189,6 +189,9 @@ impl Engine {
         of: impl Into<Pinning> + Send,
     ) -> Result<Arc<Loaded>> {
         let project = self.project_known(org, project).await?;
+        if project.expires_at.is_some_and(|at| at <= self.clock().now()) {
+            return Err(Error::not_found("project"));
+        }
         let version = of.into().version(&project).ok_or_else(|| {
             Error::told(
                 ErrorCode::NoActiveRelease,
@@ -203,6 +206,7 @@ impl Engine {
         if let Some(loaded) = self.catalogue().release(project.home(), version) {
             return Ok(loaded);
         }
+        let changes = self.catalogue().changes();
         let row = self
             .store()
             .release_get(project.org, project.home(), version)
@@ -222,7 +226,7 @@ impl Engine {
         })?;
         let (path, files, tree) = self.shelve(&row).await?;
         let loaded = Arc::new(Loaded { row, path, files, tree, harness });
-        self.catalogue().keep_release(project.home(), loaded.clone());
+        self.catalogue().keep_release(project.home(), loaded.clone(), changes);
         Ok(loaded)
     }
 }
@@ -232,8 +236,12 @@ impl Catalogue {
         self.releases.read().unwrap_or_else(PoisonError::into_inner).get(&(project, version)).cloned()
     }
 
-    fn keep_release(&self, project: ProjectId, loaded: Arc<Loaded>) {
+    /// Keeps a release that was read when there had been so many changes; not if there were more since.
+    fn keep_release(&self, project: ProjectId, loaded: Arc<Loaded>, changes: u64) {
         let mut releases = self.releases.write().unwrap_or_else(PoisonError::into_inner);
+        if self.changes() != changes {
+            return;
+        }
         if releases.len() >= 1024 {
             releases.clear();
         }
@@ -241,7 +249,9 @@ impl Catalogue {
     }
 
     pub(crate) fn forget_release(&self, project: ProjectId, version: u64) {
-        self.releases.write().unwrap_or_else(PoisonError::into_inner).remove(&(project, version));
+        let mut releases = self.releases.write().unwrap_or_else(PoisonError::into_inner);
+        self.projects.write().unwrap_or_else(PoisonError::into_inner).changes += 1;
+        releases.remove(&(project, version));
     }
 
     pub(crate) fn project(&self, id: ProjectId) -> Option<Arc<ProjectRow>> {

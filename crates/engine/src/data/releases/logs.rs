@@ -12,7 +12,7 @@ use crate::{Engine, Error, Principal, Result};
 /// How often a reader that follows looks for more.
 const LOOK: Duration = Duration::from_millis(500);
 /// A line is told so long after it was written: what came before it and was committed after it is not passed over so.
-const SETTLED: Duration = Duration::from_millis(500);
+const SETTLED: Duration = Duration::from_secs(1);
 /// Lines that a reader takes at once.
 const STEP: u32 = 200;
 

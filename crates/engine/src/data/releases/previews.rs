@@ -7,7 +7,7 @@ use karta_store::{ProjectKey, ProjectRow, SessionFilter};
 use karta_types::page::Page;
 use karta_types::release::Preview;
 use karta_types::session::ReleaseRef;
-use karta_types::{ProjectId, SessionId};
+use karta_types::{ErrorCode, ProjectId, SessionId};
 
 use crate::{Engine, Error, Principal, Result};
 
@@ -58,7 +58,12 @@ impl Engine {
         };
         let mut told = self.told(who, "preview.publish", format!("{}/{name}", parent.id));
         told.reason = Some(format!("it shows v{version}"));
-        let row = self.store().preview_put(&row, told).await?;
+        let row = self.store().preview_put(&row, told).await?.ok_or_else(|| {
+            Error::told(
+                ErrorCode::ReleaseNotReady,
+                format!("v{version} can't be shown: it was deleted meanwhile"),
+            )
+        })?;
         self.catalogue().forget(row.id);
         self.preview_of(&row).await
     }
@@ -120,9 +125,24 @@ impl Engine {
     /// The store failed; it is done again.
     pub async fn end_previews(&self) -> Result<()> {
         for row in self.store().previews_expired(self.clock().now()).await? {
-            self.tear_down(&Principal::system(row.org), &row).await?;
+            // What can't be ended keeps no other from ending.
+            if let Err(error) = self.end_preview(&row).await {
+                tracing::error!(preview = %row.id, error = error.chain(), "ending a preview");
+            }
         }
         Ok(())
+    }
+
+    async fn end_preview(&self, row: &ProjectRow) -> Result<()> {
+        let slug = row.slug.split_once('@').map_or(row.slug.as_str(), |(slug, _)| slug);
+        // Somebody publishes, perhaps for it: the next time will do.
+        let Some(_turn) = self.publishing().try_turn(row.org, slug) else { return Ok(()) };
+        let row = self.store().project_get(row.org, &ProjectKey::Id(row.id)).await?;
+        let over = |row: &ProjectRow| row.expires_at.is_some_and(|at| at <= self.clock().now());
+        match row.filter(over) {
+            Some(row) => self.tear_down(&Principal::system(row.org), &row).await,
+            None => Ok(()),
+        }
     }
 
     /// Ends a project's or preview's sessions and removes it.
@@ -155,7 +175,7 @@ impl Engine {
             }
             for id in ids {
                 match self.delete_session(&whole, id).await {
-                    Err(error) if error.code() == karta_types::ErrorCode::NotFound => {}
+                    Err(error) if error.code() == ErrorCode::NotFound => {}
                     ended => ended?,
                 }
             }

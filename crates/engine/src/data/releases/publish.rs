@@ -79,6 +79,11 @@ impl Publishing {
         one
     }
 
+    /// A turn at changing what is kept of the project, if nobody has it.
+    pub(crate) fn try_turn(&self, org: OrgId, slug: &str) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+        self.of(org, slug).try_lock_owned().ok()
+    }
+
     /// A turn at changing what is kept of the project.
     pub(crate) async fn turn(&self, org: OrgId, slug: &str) -> tokio::sync::OwnedMutexGuard<()> {
         self.of(org, slug).lock_owned().await
@@ -229,7 +234,8 @@ impl Engine {
         let engine = self.clone();
         // A project that is yet to be made has no contents.
         let id = project.map_or_else(|| ProjectId::from_u128(0), |project| project.id);
-        let limits = Limits { bytes: self.settings().releases.max_bytes, ..Limits::default() };
+        let most = self.settings().releases.max_bytes;
+        let limits = Limits { bytes: most, file: most, ..Limits::default() };
         off_runtime("unpacking an archive", move || {
             let incoming = Incoming::make(engine.data_dir())?;
             let root = incoming.folder("tree")?;
@@ -283,7 +289,11 @@ impl Engine {
     ) -> Result<Published> {
         let slug = known.as_ref().map_or(slug, |row| row.slug.as_str());
         let _turn = self.publishing().turn(who.org, slug).await;
-        let project = self.project_for(who, slug).await?;
+        let project = match &known {
+            // What was removed while the archive came is not made anew, least of all as another's.
+            Some(row) => self.project_row(who, &row.id.to_string()).await?,
+            None => Arc::new(self.project_for(who, slug).await?),
+        };
         let (mut row, fresh) = self.record(who, &project, &accepted, &how).await?;
         if row.state == ReleaseState::Building {
             row = self.build(who, &project, row, &accepted.files, how.preview.is_some(), lines).await?;
@@ -299,7 +309,8 @@ impl Engine {
                 self.flip(who, project.id, Wanted::Version(row.version), how.message.clone()).await?;
             published.release.state = ReleaseState::Active;
         }
-        if fresh {
+        // What is held is shown later, and must be there then.
+        if fresh && !how.held {
             self.keep_releases_of(&project).await;
         }
         Ok(published)
@@ -361,15 +372,19 @@ impl Engine {
         let name = pack.pack.clone();
         let added = self.store().release_insert(NewRelease { row, pack }, told).await;
         match added {
-            Ok(Added::New(row)) => Ok((row, true)),
-            Ok(Added::Known(row)) if row.files.as_ref() == Some(&name) => Ok((row, false)),
-            // Another node had it first, or the record failed: this pack is nobody's.
-            other => {
-                self.packs().remove(project.id, &name).await?;
-                match other? {
-                    Added::New(row) | Added::Known(row) => Ok((row, false)),
-                }
+            Ok(Added::New(row)) => {
+                // One that was deleted or had failed lives again under its number, in another pack.
+                self.catalogue().forget_release(project.id, row.version);
+                Ok((row, true))
             }
+            Ok(Added::Known(row)) if row.files.as_ref() == Some(&name) => Ok((row, false)),
+            // Another node had it first: this pack is nobody's.
+            Ok(Added::Known(row)) => {
+                self.packs().remove(project.id, &name).await?;
+                Ok((row, false))
+            }
+            // Whether it is on record is not known: if it is not, the pack is swept.
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -141,7 +141,7 @@ impl Library {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if opened.insert(name) {
             fs::create_dir_all(&self.open).map_err(|error| Error::internal("laying a pack open", error))?;
-            archive::contents(pack, &self.open, &Limits::default()).map_err(|error| unpacked(&error))?;
+            archive::contents(pack, &self.open, &Limits::own()).map_err(|error| unpacked(&error))?;
         }
         Ok(true)
     }
@@ -205,7 +205,7 @@ impl Engine {
         let root = path.clone();
         let (files, tree) = off_runtime("reading a release", move || {
             let files = match listed {
-                Some(pack) => archive::listing(pack, &Limits::default()).map_err(|error| unpacked(&error))?,
+                Some(pack) => archive::listing(pack, &Limits::own()).map_err(|error| unpacked(&error))?,
                 None => Files::read(&root).map_err(|error| unread(&error))?,
             };
             let tree = files.tree(&root).map_err(|error| unread(&error))?;
@@ -222,7 +222,7 @@ impl Engine {
             let incoming = Incoming::make(engine.data_dir())?;
             let tree = incoming.folder("tree")?;
             let library = Library::new(&engine, org, project, incoming.join("contents"));
-            archive::unpack(pack, &tree, &Limits::default(), &library).map_err(|error| unpacked(&error))?;
+            archive::unpack(pack, &tree, &Limits::own(), &library).map_err(|error| unpacked(&error))?;
             settle(&tree, &place)?;
             Ok(())
         })
