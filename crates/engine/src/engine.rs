@@ -23,7 +23,7 @@ use crate::data::channels::Channels;
 use crate::data::git::Repositories;
 use crate::data::hub::Hub;
 use crate::data::places::{Place, Places};
-use crate::data::releases::{Catalogue, Loaded, Packs, Publishing};
+use crate::data::releases::{Catalogue, Loaded, Packs, Publishing, Transfers};
 use crate::data::seats::Seats;
 use crate::data::turn::too_many_processes;
 use crate::gate::Gate;
@@ -53,6 +53,7 @@ struct Inner {
     catalogue: Catalogue,
     packs: Packs,
     publishing: Publishing,
+    transfers: Transfers,
     guarded: Guarded,
     oidc: Option<OidcProvider>,
     webhooks: reqwest::Client,
@@ -222,6 +223,7 @@ impl Builder {
             catalogue: Catalogue::default(),
             packs,
             publishing: Publishing::default(),
+            transfers: Transfers::default(),
             guarded,
             oidc,
             webhooks,
@@ -503,6 +505,11 @@ impl Engine {
     /// Who publishes.
     pub(crate) fn publishing(&self) -> &Publishing {
         &self.0.publishing
+    }
+
+    /// Archives on their way.
+    pub(crate) fn transfers(&self) -> &Transfers {
+        &self.0.transfers
     }
 
     /// What builds may go to, once a release declares it.

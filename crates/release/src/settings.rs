@@ -1,6 +1,7 @@
 //! `karta.jsonc`: how a release's sessions are unless they say otherwise.
 
 use karta_harness::Fault;
+use karta_types::event::HIDEABLE;
 use karta_types::policy::Defaults;
 use karta_types::session::PermissionMode;
 
@@ -11,9 +12,6 @@ pub const FILE: &str = "karta.jsonc";
 
 /// The longest a process may be kept without a turn, in seconds: a week.
 const MAX_IDLE: u64 = 7 * 24 * 3600;
-/// Types of events that can be hidden; the others are what a turn is.
-const HIDEABLE: [&str; 7] =
-    ["reasoning", "tool_use", "tool_result", "step_start", "step_finish", "agent_changed", "system"];
 
 /// Reads the file's text.
 ///

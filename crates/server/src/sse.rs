@@ -9,8 +9,9 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 use karta_engine::Engine;
-use karta_engine::data::journal::{Batch, HIDEABLE, flag, frames};
+use karta_engine::data::journal::{Batch, flag, frames};
 use karta_engine::data::stream::{Item, Reader};
+use karta_types::event::HIDEABLE;
 use karta_types::{Body as EventBody, Event, Seq, SessionId, TurnId};
 use serde::Serialize;
 
@@ -38,7 +39,7 @@ impl Include {
                 "raw" => include.raw = true,
                 kind if flag(kind) != 0 => include.kinds |= flag(kind),
                 other => {
-                    let can = HIDEABLE.map(|(kind, _)| format!("`{kind}`")).join(", ");
+                    let can = HIDEABLE.map(|kind| format!("`{kind}`")).join(", ");
                     return Err(format!("`{other}` can't be included; `raw` and {can} can"));
                 }
             }

@@ -2,7 +2,7 @@
 
 use karta_types::policy::Recipe;
 use karta_types::release::{Discovery, HarnessPin, ReleaseState};
-use karta_types::session::ReleasePin;
+use karta_types::session::{ReleasePin, ReleaseRef};
 use karta_types::{OrgId, ProjectId, ReleaseId, Timestamp};
 
 use crate::contents::{self, PackRow};
@@ -57,6 +57,11 @@ impl ReleaseRow {
     /// Whether turns can run on it.
     pub const fn can_run(&self) -> bool {
         !matches!(self.state, ReleaseState::Failed | ReleaseState::Deleted | ReleaseState::Building)
+    }
+
+    /// Number and id.
+    pub const fn reference(&self) -> ReleaseRef {
+        ReleaseRef { version: self.version, id: self.id }
     }
 
     /// The list of the files that its sessions get.

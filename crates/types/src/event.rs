@@ -13,6 +13,11 @@ use crate::session::{Isolation, Participant, ReleaseRef, TurnState};
 use crate::time::Timestamp;
 use crate::usage::{Metered, Usage};
 
+/// Types of events that can be hidden from readers who don't ask for them: `system` always is, the others where a release says so. What a
+/// client can't do without is not among them.
+pub const HIDEABLE: [&str; 7] =
+    ["system", "reasoning", "tool_use", "tool_result", "step_start", "step_finish", "agent_changed"];
+
 /// The position of an event in its session: rises by one, for ever. Zero is before the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -8,24 +8,13 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use karta_store::Chunk;
+use karta_types::event::HIDEABLE;
 use karta_types::{Body, Event, Seq, SessionId, Timestamp, TurnId};
 use tokio::sync::broadcast;
 
-/// Types of events that can be hidden from readers who don't ask for them, each with its flag. `system` always is, the others where the
-/// release says so. What a client can't do without is not among them.
-pub const HIDEABLE: [(&str, u32); 7] = [
-    ("system", 1),
-    ("reasoning", 1 << 1),
-    ("tool_use", 1 << 2),
-    ("tool_result", 1 << 3),
-    ("step_start", 1 << 4),
-    ("step_finish", 1 << 5),
-    ("agent_changed", 1 << 6),
-];
-
-/// The flag of a type of event; 0 if it can't be hidden.
+/// The flag of a type of event that can be hidden; 0 if it can't be. Flags are kept with batches: the list only grows at its end.
 pub fn flag(kind: &str) -> u32 {
-    HIDEABLE.iter().find(|(name, _)| *name == kind).map_or(0, |(_, flag)| *flag)
+    HIDEABLE.iter().position(|name| *name == kind).map_or(0, |place| 1 << place)
 }
 
 /// Batches that a slow reader may be behind before it reads from the store instead.
@@ -44,7 +33,7 @@ pub struct Batch {
     pub frames: Bytes,
     /// For events that a harness's own line is kept of: the sequence number, a space, the line as JSON.
     pub raw: Option<Bytes>,
-    /// The flags of its events that are hidden from plain readers: see [`HIDEABLE`].
+    /// The flags of its events that are hidden from plain readers: see [`flag`].
     pub flags: u32,
     events: OnceLock<Vec<Event>>,
 }

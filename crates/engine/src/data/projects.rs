@@ -164,44 +164,52 @@ impl Engine {
         cursor: Option<ProjectId>,
         limit: u32,
     ) -> Result<Page<Project>> {
+        if let Some(only) = who.project {
+            let row = self.store().project_get(who.org, &ProjectKey::Id(only)).await?;
+            let row = row.filter(|row| cursor.is_none_or(|after| row.id > after));
+            let mut data = Vec::new();
+            for row in row.as_slice() {
+                data.push(self.show_project(row).await?);
+            }
+            return Ok(Page { data, next_cursor: None });
+        }
         let mut rows = self.store().project_list(who.org, cursor, limit + 1).await?;
         let more = rows.len() > limit as usize;
         rows.truncate(limit as usize);
         let next_cursor = rows.last().filter(|_| more).map(|row| row.id.to_string());
         let mut data = Vec::with_capacity(rows.len());
-        for row in rows.iter().filter(|row| who.project.is_none_or(|only| only == row.id)) {
+        for row in &rows {
             data.push(self.show_project(row).await?);
         }
         Ok(Page { data, next_cursor })
     }
 
+    /// From records alone: one release whose files can't be read hides no project.
     async fn show_project(&self, row: &ProjectRow) -> Result<Project> {
-        let active = match row.active_version {
-            Some(version) => Some(self.load(row, version).await?),
-            None => None,
+        let release = async |version: Option<u64>| match version {
+            Some(version) => self.store().release_get(row.org, row.home(), version).await,
+            None => Ok(None),
         };
-        let canary = match row.canary {
-            Some(canary) => {
-                let loaded = self.load(row, canary.version).await?;
-                Some(Canary {
-                    release: loaded.release_ref(),
-                    digest: loaded.row.digest.clone(),
-                    percent: canary.percent,
-                    since: canary.since,
-                })
-            }
-            None => None,
+        let active = release(row.active_version).await?;
+        let canary = match (row.canary, release(row.canary.map(|canary| canary.version)).await?) {
+            (Some(canary), Some(release)) => Some(Canary {
+                release: release.reference(),
+                digest: release.digest,
+                percent: canary.percent,
+                since: canary.since,
+            }),
+            _ => None,
         };
         Ok(Project {
             id: row.id,
             slug: row.slug.clone(),
             name: row.name.clone(),
-            active_release: active.as_ref().map(|loaded| ActiveRelease {
-                release: loaded.release_ref(),
-                digest: loaded.row.digest.clone(),
+            active_release: active.as_ref().map(|release| ActiveRelease {
+                release: release.reference(),
+                digest: release.digest.clone(),
             }),
             canary,
-            agents: active.map(|loaded| loaded.row.found.agents.clone()).unwrap_or_default(),
+            agents: active.map(|release| release.found.agents).unwrap_or_default(),
             created_at: row.created_at,
         })
     }

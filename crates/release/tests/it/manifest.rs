@@ -266,8 +266,8 @@ fn settings_are_told_what_is_wrong_with_them() {
         ),
         [
             "karta.jsonc:2:22: `permission_mode` must be one of `default`, `accept_edits`, `plan`, `deny_all`, `allow_all`, not `bypass`",
-            "karta.jsonc:3:21: `hidden_events`: `reasonings` is no type of events that can be hidden; those are `reasoning`, `tool_use`, `tool_result`, `step_start`, `step_finish`, `agent_changed`, `system`; did you mean `reasoning`?",
-            "karta.jsonc:3:35: `hidden_events`: `text` is no type of events that can be hidden; those are `reasoning`, `tool_use`, `tool_result`, `step_start`, `step_finish`, `agent_changed`, `system`",
+            "karta.jsonc:3:21: `hidden_events`: `reasonings` is no type of events that can be hidden; those are `system`, `reasoning`, `tool_use`, `tool_result`, `step_start`, `step_finish`, `agent_changed`; did you mean `reasoning`?",
+            "karta.jsonc:3:35: `hidden_events`: `text` is no type of events that can be hidden; those are `system`, `reasoning`, `tool_use`, `tool_result`, `step_start`, `step_finish`, `agent_changed`",
             "karta.jsonc:4:3: unknown key `idle_seconds`",
             "karta.jsonc:5:29: `thinking_budget_tokens` must be from 1 to 4294967295",
         ]

@@ -15,7 +15,8 @@ use karta_types::permission::may::{ActivateReleases, Deploy, ReadProjects};
 use karta_types::release::{Activation, Hashes, LogLine, Project, Release, ReleaseDiff};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::io::{StreamReader, SyncIoBridge};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -27,6 +28,8 @@ use crate::sse::{Named, named, wants_events};
 
 /// How long an upload may stand still.
 const STILL: Duration = Duration::from_mins(1);
+/// How long an upload may take in all; then it is cut off.
+const LONGEST: Duration = Duration::from_hours(1);
 /// Lines of a build that wait for a slow reader.
 const WAITING: usize = 256;
 /// The most characters of a reason.
@@ -103,7 +106,8 @@ async fn publish(
         )
         .into());
     }
-    let parts = tokio_stream::StreamExt::timeout(request.into_body().into_data_stream(), STILL);
+    let body = request.into_body().into_data_stream().take_until(tokio::time::sleep(LONGEST));
+    let parts = tokio_stream::StreamExt::timeout(body, STILL);
     let parts = Box::pin(parts.map(|part| match part {
         Ok(part) => part.map_err(std::io::Error::other),
         Err(_) => Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the upload stood still")),
@@ -225,8 +229,8 @@ async fn archive(
     Path((project, version)): Path<(String, String)>,
 ) -> Answer<Response> {
     let version = number(&version)?;
-    let file = engine.release_archive(&who, &project, version).await?;
-    let mut response = Response::new(Bytes::from_stream(ReaderStream::new(tokio::fs::File::from_std(file))));
+    let parts = engine.release_archive(&who, &project, version).await?;
+    let mut response = Response::new(Bytes::from_stream(ReceiverStream::new(parts)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/gzip"));
     let name =

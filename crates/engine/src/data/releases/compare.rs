@@ -1,15 +1,22 @@
 //! Two releases compared, and a release as an archive.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::io::{self, BufWriter};
 
+use bytes::Bytes;
 use karta_release::archive;
 use karta_types::policy::Policy;
 use karta_types::release::{Changed, ReleaseDiff, ReleaseState, Started};
 use serde_json::Value;
+use tokio::sync::mpsc;
 
 use super::shelf::off_runtime;
+use super::transfers::Outward;
 use crate::{Engine, Error, Principal, Result};
+
+/// Bytes of a part of an archive, and how many parts wait for a slow reader.
+const PART: usize = 64 << 10;
+const PARTS: usize = 4;
 
 impl Engine {
     /// How two releases of a project differ: what the second has and the first has not, and so on. Files are those that were published,
@@ -48,33 +55,34 @@ impl Engine {
         })
     }
 
-    /// A release's files as a gzipped tar archive: the end of a pipe.
+    /// A release's files as a gzipped tar archive, in parts. One that breaks off has an error as its last.
     ///
     /// # Errors
-    /// `not_found`; `release_not_ready` for one whose files are gone.
+    /// `not_found`; `release_not_ready` for one whose files are gone; `rate_limited`, `overloaded` while too many are on their way.
     pub async fn release_archive(
         &self,
         who: &Principal,
         reference: &str,
         version: u64,
-    ) -> Result<std::fs::File> {
+    ) -> Result<mpsc::Receiver<io::Result<Bytes>>> {
         let (_, mut row) = self.release_row(who, reference, version).await?;
         // What was published, not what a setup made of it.
         row.built = None;
         if row.state == ReleaseState::Deleted {
             return Err(gone(version));
         }
+        let transfer = self.transfers().begin(who.org)?;
         let (path, files, _) = self.shelve(&row).await.map_err(|_| gone(version))?;
-        let (reader, writer) =
-            std::io::pipe().map_err(|error| Error::internal("making a pipe for an archive", error))?;
+        let (to, parts) = mpsc::channel(PARTS);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = archive::pack_gzip(&path, &files, writer)
-                && error.kind() != std::io::ErrorKind::BrokenPipe
-            {
-                tracing::error!(%error, "packing a release for a download");
+            let out = BufWriter::with_capacity(PART, Outward::new(to.clone()));
+            if let Err(error) = archive::pack_gzip(&path, &files, out) {
+                // Nobody may be there any more to hear it.
+                let _ = to.try_send(Err(error));
             }
+            drop(transfer);
         });
-        Ok(std::fs::File::from(OwnedFd::from(reader)))
+        Ok(parts)
     }
 
     async fn published_files(&self, row: &karta_store::ReleaseRow) -> Result<karta_release::Files> {

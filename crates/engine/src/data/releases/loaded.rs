@@ -39,7 +39,7 @@ impl std::fmt::Debug for Loaded {
 impl Loaded {
     /// Number and id.
     pub const fn release_ref(&self) -> ReleaseRef {
-        ReleaseRef { version: self.row.version, id: self.row.id }
+        self.row.reference()
     }
 
     /// What its own files of the platform say.

@@ -10,6 +10,7 @@ mod packs;
 mod previews;
 mod publish;
 mod shelf;
+mod transfers;
 
 pub use loaded::Loaded;
 pub(crate) use loaded::{Catalogue, Pinning};
@@ -18,3 +19,4 @@ pub(crate) use packs::Packs;
 pub(crate) use publish::Publishing;
 pub use publish::{Publish, Published};
 pub(crate) use shelf::clear_incoming;
+pub(crate) use transfers::Transfers;

@@ -125,7 +125,9 @@ impl Engine {
         }
         check_text("/message", how.message.as_deref(), MESSAGE)?;
         check_text("/commit", how.commit.as_deref(), COMMIT)?;
+        let transfer = self.transfers().begin(who.org)?;
         let accepted = self.accept(who.org, known.as_deref(), archive).await?;
+        drop(transfer);
         self.judge(&accepted.checked)?;
         let (reply, answer) = oneshot::channel();
         let (engine, who, slug) = (self.clone(), who.clone(), project.to_owned());
