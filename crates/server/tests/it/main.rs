@@ -14,6 +14,7 @@ mod git_hostile;
 mod inputs;
 mod keeping;
 mod messages;
+mod misuse;
 mod oidc;
 mod operations;
 mod people;
