@@ -39,6 +39,24 @@ fn read(row: &Row) -> Result<BuildLine> {
     })
 }
 
+/// Asks for a part of rows that have their moment in the first of these columns; the others tell those of one moment apart.
+fn part(query: &mut Builder, columns: [&'static str; 3], since: Since, before: Timestamp, limit: u32) {
+    let [moment, one, other] = columns;
+    query.push(" AND ").push(moment).push(" < ").push_bind(before.as_micros());
+    let direction = match since {
+        Since::At(at) => {
+            query.push(" AND ").push(moment).push(" >= ").push_bind(at.as_micros());
+            ""
+        }
+        Since::Newest => " DESC",
+    };
+    query.push(" ORDER BY ").push(moment).push(direction);
+    for column in [one, other] {
+        query.push(", ").push(column).push(direction);
+    }
+    query.push(" LIMIT ").push_bind(i64::from(limit));
+}
+
 impl Store {
     /// Adds lines to what a build printed. A line that is there already stays.
     ///
@@ -84,20 +102,10 @@ impl Store {
     ) -> Result<Vec<BuildLine>> {
         let mut query = Builder::new("SELECT version, seq, text, at FROM build_line WHERE org = ");
         query.push_bind(org.to_string()).push(" AND project = ").push_bind(project.to_string());
-        query.push(" AND at < ").push_bind(before.as_micros());
         if let Some(version) = version {
             query.push(" AND version = ").push_bind(big(version));
         }
-        match since {
-            Since::At(at) => {
-                query.push(" AND at >= ").push_bind(at.as_micros());
-                query.push(" ORDER BY at, version, seq LIMIT ");
-            }
-            Since::Newest => {
-                query.push(" ORDER BY at DESC, version DESC, seq DESC LIMIT ");
-            }
-        }
-        query.push_bind(i64::from(limit));
+        part(&mut query, ["at", "version", "seq"], since, before, limit);
         let rows = query.build().fetch_all(self.readers()).await;
         rows.map_err(Error::database("reading what builds printed"))?.iter().map(read).collect()
     }
@@ -119,20 +127,10 @@ impl Store {
         query.push("WHERE ended = 1 AND org = ").push_bind(org.to_string());
         query.push(" AND session IN (SELECT id FROM session WHERE org = ").push_bind(org.to_string());
         query.push(" AND project = ").push_bind(project.to_string()).push(")");
-        query.push(" AND ended_at < ").push_bind(before.as_micros());
         if let Some(version) = version {
             query.push(" AND release_version = ").push_bind(big(version));
         }
-        match since {
-            Since::At(at) => {
-                query.push(" AND ended_at >= ").push_bind(at.as_micros());
-                query.push(" ORDER BY ended_at, id LIMIT ");
-            }
-            Since::Newest => {
-                query.push(" ORDER BY ended_at DESC, id DESC LIMIT ");
-            }
-        }
-        query.push_bind(i64::from(limit));
+        part(&mut query, ["ended_at", "id", "session"], since, before, limit);
         let rows = query.build().fetch_all(self.readers()).await;
         rows.map_err(Error::database("listing turns"))?.iter().map(crate::turns::read).collect()
     }

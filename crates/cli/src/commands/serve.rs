@@ -40,6 +40,9 @@ pub(super) async fn run(
         printer.note(&format!(
             "  {YELLOW}isolation: process{YELLOW:#}: agents run as this user, with its rights; serve only folders and people you trust"
         ));
+        for note in running.engine.sandbox_notes().await {
+            printer.note(&format!("  {DIM}{note}{DIM:#}"));
+        }
     }
     for path in paths {
         let project = project_of(&path);

@@ -111,8 +111,11 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
     assert_eq!(
         can,
         [
+            "build_line",
+            "content",
             "input",
             "journal",
+            "layer",
             "migration",
             "project",
             "project_release",
@@ -136,6 +139,28 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
     ] {
         assert!(can_not.iter().any(|known| known == table), "{table}");
     }
+
+    // Releases are published to it, with what that tells the control plane.
+    let app = home.join("app");
+    let mut archive = Vec::new();
+    karta_release::archive::pack(&app, &karta_release::Files::read(&app).unwrap(), None, &mut archive)
+        .unwrap();
+    for path in ["shop/releases", "shop/releases?preview=x"] {
+        let call = data.http.post(format!("{}/v1/projects/{path}", data.url)).bearer_auth(&data.key);
+        let answer = call.body(archive.clone()).send().await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {:?}", answer.text().await);
+    }
+    let told = async {
+        loop {
+            let (_, page) = control.call("GET", "/v1/audit?action=preview.publish", &json!({})).await;
+            if page["data"].as_array().is_some_and(|rows| !rows.is_empty()) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("the control plane takes it over");
+    assert_eq!(data.call("DELETE", "/v1/projects/shop", &json!({})).await.0, 204);
 
     // Without a service token nobody asks the control plane anything, and garbage with one is no answer either.
     let door = planes.data_settings.split_once("url = \"").unwrap().1.split('"').next().unwrap().to_owned();

@@ -21,6 +21,7 @@ use karta_types::{Clock, Timestamp};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::publish::{folder, packed};
 use crate::support::{App, plain};
 
 /// What came: id, timestamp, signatures, body.
@@ -326,4 +327,51 @@ async fn nobody_is_led_inside() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("the delivery was never tried");
+}
+
+/// Everything that happens to releases is told, each once.
+#[tokio::test]
+async fn releases_canaries_and_previews_are_told() {
+    let (app, receiver, _) = start().await;
+    endpoint(&app, &receiver, json!([])).await;
+    let at = app.data.path().join("shop");
+    let publish = async |says: &str, query: &str| {
+        folder(&at, says, &[]);
+        app.publish(&format!("shop/releases{query}"), packed(&at, None)).await.0
+    };
+    assert_eq!(publish("one", "").await, 201);
+    assert_eq!(publish("two", "?preview=x").await, 201);
+    app.post("/v1/projects/shop/releases/2/activate", json!({"percent": 5})).await;
+    app.post("/v1/projects/shop/canary/abort", json!({})).await;
+    app.post("/v1/projects/shop/releases/2/activate", json!({"percent": 5})).await;
+    app.post("/v1/projects/shop/canary/promote", json!({})).await;
+    app.post("/v1/projects/shop/rollback", json!({})).await;
+    app.call(Method::DELETE, "/v1/projects/shop/previews/x", Value::Null).await;
+    app.call(Method::DELETE, "/v1/projects/shop/releases/2", Value::Null).await;
+    std::fs::write(at.join("karta.toml"), "[build]\nsetup = \"exit 1\"\n").unwrap();
+    assert_eq!(publish("three", "").await, 422);
+    deliver(&app).await;
+    let mut kinds: Vec<_> = receiver
+        .kinds()
+        .into_iter()
+        .filter(|kind| ["release.", "canary.", "preview."].iter().any(|noun| kind.starts_with(noun)))
+        .collect();
+    kinds.sort_unstable();
+    let told = [
+        "canary.aborted",
+        "canary.started",
+        "canary.started",
+        "preview.published",
+        "preview.removed",
+        "release.activated",
+        "release.activated",
+        "release.activated",
+        "release.deleted",
+        "release.failed",
+        "release.published",
+        "release.published",
+        "release.published",
+    ];
+    assert_eq!(kinds, told);
+    app.stop().await;
 }

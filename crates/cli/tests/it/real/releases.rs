@@ -130,6 +130,21 @@ async fn live(instructions: &str, others: &[(&str, &str)], tool: &str) {
     let events = karta.turn(goes, &run("cat mine.txt new.txt during.txt"), yes).await;
     assert_eq!((status(&events), version(&events)), (TurnState::Completed, 2), "{events:#?}");
     assert!(told(&karta, 2));
+    let (url, key) = karta.address();
+    let all = reqwest::Client::builder().no_proxy().build().unwrap();
+    let all = all.get(format!("{url}/v1/sessions/{goes}/events?include=system")).bearer_auth(key);
+    let mut seen = all.send().await.unwrap();
+    let kept = async {
+        let mut text = String::new();
+        while let Some(part) = seen.chunk().await.unwrap() {
+            text.push_str(&String::from_utf8_lossy(&part));
+            let tells = |line: &str| line.contains("\"files_kept\"") && line.contains("\"mine.txt\"");
+            if text.lines().any(tells) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, kept).await.expect("what was kept is told");
     let output = results(&events)[0].0.clone();
     for line in ["of the session", "new in release two", "during"] {
         assert!(output.contains(line), "{output}");
