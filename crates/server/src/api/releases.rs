@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body as Bytes;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{OriginalUri, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::StreamExt as _;
 use karta_engine::data::releases::{Publish, Published};
@@ -23,6 +23,7 @@ use utoipa_axum::routes;
 
 use crate::auth::May;
 use crate::extract::{Body, Paging, Path, Query};
+use crate::idempotency;
 use crate::problem::{Answer, Failure};
 use crate::sse::{Named, named, wants_events};
 
@@ -348,7 +349,7 @@ async fn abort(
     Ok(Json(engine.abort_canary(&who, &project, reason).await?))
 }
 
-/// Goes back to the release that was active before: no build, one flip.
+/// Goes back to the release that was active before: no build, one flip. Sent again with its `Idempotency-Key` it goes back once.
 #[utoipa::path(post, path = "/{project}/rollback", tag = "releases", params(("project" = String, Path)),
     request_body = Rollback,
     responses((status = 200, body = Activation), (status = "4XX", body = karta_types::Problem)))]
@@ -356,10 +357,17 @@ async fn rollback(
     State(engine): State<Engine>,
     May(who, _): May<ActivateReleases>,
     Path(project): Path<String>,
+    method: Method,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
     body: Body<Rollback>,
-) -> Answer<Json<Activation>> {
-    let reason = checked(body.value.reason)?;
-    Ok(Json(engine.roll_back(&who, &project, body.value.to, reason).await?))
+) -> Answer<Response> {
+    // The one flip that is another one when it is sent again.
+    let key = idempotency::key(&headers, &method, &uri, &body.bytes)?;
+    let Rollback { to, reason } = body.value;
+    let reason = checked(reason)?;
+    let flip = async { Ok(Json(engine.roll_back(&who, &project, to, reason).await?).into_response()) };
+    idempotency::once(&engine, &who, key, flip).await
 }
 
 /// Which release was made active when, by whom and why; newest first.

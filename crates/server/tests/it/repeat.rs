@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::publish::{folder, packed};
 use crate::support::{App, Events, answer, plain};
 
 async fn send(app: &App, path: &str, key: &str, body: Value) -> (u16, Value) {
@@ -72,5 +73,22 @@ async fn sessions_are_made_once_and_failures_free_the_key() {
     assert_eq!(status, 201, "the failed request did not take the key");
     let (status, _) = send(&app, "/v1/sessions", &"x".repeat(300), json!({"project": "app"})).await;
     assert_eq!(status, 400);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_rollback_that_is_sent_again_goes_back_once() {
+    let app = App::start(plain()).await;
+    let at = app.data.path().join("shop");
+    for says in ["one", "two", "three"] {
+        folder(&at, says, &[]);
+        app.publish("shop/releases", packed(&at, None)).await;
+    }
+    let back = "/v1/projects/shop/rollback";
+    let (status, first) = send(&app, back, "k", json!({})).await;
+    assert_eq!((status, &first["version"]), (200, &json!(2)));
+    assert_eq!(send(&app, back, "k", json!({})).await, (200, first));
+    assert_eq!(app.get("/v1/projects/shop").await["active_release"]["version"], 2);
+    assert_eq!(send(&app, back, "another", json!({})).await.1["version"], 1);
     app.stop().await;
 }

@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use karta_harness::{Tree, registry};
+use karta_harness::{Harness, Tree, registry};
 use karta_release::archive::{self, Limits};
 use karta_release::check::{self, Checked, Others};
 use karta_release::{Fault, Files, Hash, folder, release_digest};
@@ -240,19 +240,29 @@ impl Engine {
         let limits = Limits { bytes: most, file: most, ..Limits::default() };
         off_runtime("unpacking an archive", move || {
             let incoming = Incoming::make(engine.data_dir())?;
-            let root = incoming.folder("tree")?;
-            let mut library = Library::new(&engine, org, id, incoming.join("contents"));
-            if let Some(active) = &active {
-                library = library.with(&active.path, &active.files);
+            let unpack = || {
+                let root = incoming.folder("tree")?;
+                let mut library = Library::new(&engine, org, id, incoming.join("contents"));
+                if let Some(active) = &active {
+                    library = library.with(&active.path, &active.files);
+                }
+                let files =
+                    archive::unpack(archive, &root, &limits, &library).map_err(|error| unpacked(&error))?;
+                let tree = files.tree(&root).map_err(|error| unread(&error))?;
+                let installed =
+                    |harness: &dyn Harness| Others::Only(engine.harnesses().versions(harness.id()));
+                let checked = check::check(&files, &tree, &installed).map_err(|faults| refused(&faults))?;
+                Ok((checked, files, root))
+            };
+            match unpack() {
+                Ok((checked, files, root)) => {
+                    Ok(Accepted { checked, files, root, incoming: Arc::new(incoming) })
+                }
+                Err(error) => {
+                    incoming.remove();
+                    Err(error)
+                }
             }
-            let files =
-                archive::unpack(archive, &root, &limits, &library).map_err(|error| unpacked(&error))?;
-            let tree = files.tree(&root).map_err(|error| unread(&error))?;
-            let checked = check::check(&files, &tree, &|harness| {
-                Others::Only(engine.harnesses().versions(harness.id()))
-            })
-            .map_err(|faults| refused(&faults))?;
-            Ok(Accepted { checked, files, root, incoming: Arc::new(incoming) })
         })
         .await
     }

@@ -47,11 +47,21 @@ impl Incoming {
     }
 }
 
+impl Incoming {
+    /// Removes it now, for those who may block: whoever is told of a failure finds the room free again.
+    pub(super) fn remove(mut self) {
+        // What can't be removed now is at the next start.
+        let _ = fs::remove_dir_all(std::mem::take(&mut self.0));
+    }
+}
+
 impl Drop for Incoming {
     fn drop(&mut self) {
         let path = std::mem::take(&mut self.0);
+        if path.as_os_str().is_empty() {
+            return;
+        }
         let remove = move || {
-            // What can't be removed now is at the next start.
             let _ = fs::remove_dir_all(path);
         };
         match Handle::try_current() {
