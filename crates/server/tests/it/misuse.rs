@@ -147,3 +147,15 @@ async fn a_key_for_one_project_lists_that_one_alone() {
     assert_eq!((&page["data"][0]["slug"], &page["next_cursor"]), (&json!("b"), &Value::Null));
     app.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_setup_leaves_running_does_not_keep_it_from_ending() {
+    let app = App::start_with(plain(), |settings| settings.releases.build_seconds = 30).await;
+    let at = app.data.path().join("shop");
+    let manifest = "[build]\nsetup = \"sleep 3600 & echo started; echo made > made.txt\"\n";
+    folder(&at, "one", &[("karta.toml", manifest)]);
+    let (status, release) = app.publish("shop/releases", packed(&at, None)).await;
+    assert_eq!((status, &release["state"]), (201, &json!("active")), "{release}");
+    assert_eq!(app.says("shop").await, "one");
+    app.stop().await;
+}

@@ -152,8 +152,13 @@ impl Repositories {
             return self.at(path).await;
         }
         let fresh = self.fresh(rng).await?;
-        // Two at once: the other was first, and this one goes with the next start's sweep.
-        let _ = tokio::fs::rename(&fresh.path, &path).await;
+        let to = path.clone();
+        blocking("naming a repository", move || match std::fs::rename(&fresh.path, &to) {
+            // Two at once: the other was first, and this one goes with the next start's sweep.
+            Err(_) if to.is_dir() => Ok(()),
+            named => named,
+        })
+        .await?;
         self.at(path).await
     }
 

@@ -68,11 +68,8 @@ impl Engine {
     ) -> Result<ReleaseRow> {
         let mut log = Log::new(self, &row, heard);
         let state = if preview { ReleaseState::Preview } else { ReleaseState::Ready };
-        let layer =
-            inputs_digest(files, &row.harness, "", &row.recipe).map_err(|error| unread(&error))?.to_string();
-        let built = self.built(project, &row, files, &layer, &mut log).await;
-        let (built, why) = match built {
-            Ok(pack) => (Built::Well { pack, layer, state }, None),
+        let (built, why) = match self.built(project, &row, files, &mut log).await {
+            Ok((pack, layer)) => (Built::Well { pack, layer, state }, None),
             Err(Unbuilt::Failed(why)) => {
                 (Built::Failed(why.clone()), Some(Error::told(ErrorCode::BuildFailed, why)))
             }
@@ -84,7 +81,7 @@ impl Engine {
             None => log.keep("the setup is done").await,
             Some(error) => log.keep(&format!("failed: {error}")).await,
         }
-        log.end().await?;
+        log.write().await;
         let told = why.as_ref().map(|error| {
             let mut told = self.told(who, "release.fail", format!("{}/{}", row.project, row.version));
             told.reason = Some(error.to_string());
@@ -112,15 +109,16 @@ impl Engine {
         Ok(())
     }
 
-    /// The pack of the built files.
+    /// The pack of the built files, and what they were built of.
     async fn built(
         &self,
         project: &ProjectRow,
         row: &ReleaseRow,
         files: &Files,
-        layer: &str,
         log: &mut Log,
-    ) -> Result<PackRow, Unbuilt> {
+    ) -> Result<(PackRow, String), Unbuilt> {
+        let layer = inputs_digest(files, &row.harness, "", &row.recipe).map_err(|error| unread(&error))?;
+        let layer = layer.to_string();
         let data = self.data_dir().to_owned();
         let incoming = off_runtime("making room for a build", move || {
             let incoming = Incoming::make(&data)?;
@@ -129,7 +127,7 @@ impl Engine {
         })
         .await?;
         let tree = incoming.join("built");
-        let taken_over = self.layer(project, row, files, layer, &incoming).await?;
+        let taken_over = self.layer(project, row, files, &layer, &incoming).await?;
         let made = if let Some((version, made)) = taken_over {
             log.say(&format!("the setup's inputs are those of v{version}: what it made is taken over")).await;
             made
@@ -159,7 +157,7 @@ impl Engine {
             Ok(())
         })
         .await?;
-        Ok(pack)
+        Ok((pack, layer))
     }
 
     /// The files with what a setup with the same inputs made before, laid out in the incoming folder.
@@ -283,9 +281,21 @@ impl Engine {
                 () = &mut reading, if open => open = false,
                 Some(line) = lines.recv() => log.say(&line).await,
                 Some(refused) = refusals.recv() => log.say(&refused).await,
-                exit = control.wait(), if !open => break exit,
+                exit = control.wait() => break exit,
             }
         };
+        // What it left running in the background ends with it, and must not hold its output open.
+        control.kill();
+        let rest = async {
+            while open {
+                tokio::select! {
+                    () = &mut reading => open = false,
+                    Some(line) = lines.recv() => log.say(&line).await,
+                }
+            }
+        };
+        // What still holds it after that has left the setup's group: it is not listened to.
+        let _ = tokio::time::timeout(UNHEARD, rest).await;
         while let Ok(line) = lines.try_recv() {
             log.say(&line).await;
         }
@@ -389,10 +399,5 @@ impl Log {
         if let Err(error) = self.engine.store().build_lines_add(self.row.org, self.row.project, lines).await {
             tracing::error!(error = crate::error::chain(&error), "keeping what a build printed");
         }
-    }
-
-    async fn end(&mut self) -> Result<()> {
-        self.write().await;
-        Ok(())
     }
 }
