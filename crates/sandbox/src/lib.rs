@@ -8,8 +8,12 @@ pub mod fake;
 mod paths;
 pub mod process;
 pub mod registry;
+pub mod state;
+pub mod uplink;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use karta_types::session::Isolation;
@@ -65,7 +69,7 @@ impl Error {
 }
 
 /// What a session needs of a sandbox.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Spec {
     /// The session.
     pub session: SessionId,
@@ -74,6 +78,28 @@ pub struct Spec {
     /// The release's digest. When the place holds another release, its files are brought up to this one: what the session
     /// changed itself stays.
     pub digest: String,
+    /// The folder of the installed harness on the host: read, never written. None where the program needs none.
+    pub harness: Option<PathBuf>,
+    /// Where the streams that come out of the sandbox go.
+    pub uplink: Arc<dyn uplink::Uplink>,
+}
+
+impl Spec {
+    /// One for a session on a release, without a harness and without a way out.
+    pub fn new(session: SessionId, release: PathBuf, digest: String) -> Self {
+        Self { session, release, digest, harness: None, uplink: Arc::new(uplink::Nowhere) }
+    }
+}
+
+impl std::fmt::Debug for Spec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spec")
+            .field("session", &self.session)
+            .field("release", &self.release)
+            .field("digest", &self.digest)
+            .field("harness", &self.harness)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The session's place as its processes see it: absolute paths.
@@ -85,6 +111,8 @@ pub struct Place {
     pub home: PathBuf,
     /// Temporary files.
     pub temp: PathBuf,
+    /// The folder of the installed harness; none if [`Spec::harness`] was none.
+    pub harness: Option<PathBuf>,
 }
 
 /// A program to run. The environment is complete: nothing is inherited.
@@ -157,7 +185,13 @@ pub trait Driver: Send + Sync {
     async fn notes(&self) -> Vec<String> {
         Vec::new()
     }
-    /// The session's sandbox: its place made, or found and brought up to the release.
+    /// Whether a place is kept on this host when nothing runs in it. If not, it ends with the last handle of its sandbox, and what
+    /// should outlive it must be taken out before, see [`Sandbox::survey`].
+    fn keeps(&self) -> bool {
+        true
+    }
+    /// The session's sandbox: its place made, or found and brought up to the release. Where it runs already on the same release,
+    /// another handle of the same.
     async fn acquire(&self, spec: &Spec) -> Result<Box<dyn Sandbox>, Error>;
     /// Removes every place of a session for good. No error if there is none.
     async fn erase(&self, session: SessionId) -> Result<(), Error>;
@@ -177,6 +211,40 @@ pub trait Sandbox: Send + Sync {
     fn place(&self) -> &Place;
     /// Files of the session that differ from the release it was brought up to, because the session had changed them.
     fn kept(&self) -> &[String];
+    /// Whether this handle made the place: nothing of the session is in it yet.
+    fn fresh(&self) -> bool {
+        false
+    }
+    /// Where a program inside reaches a service of the host; none where it is simply on the host.
+    fn service(&self, _service: uplink::Service) -> Option<SocketAddr> {
+        None
+    }
+    /// Everything that the session has made or changed, folders before what they hold, sorted by path.
+    async fn survey(&self) -> Result<Vec<state::Entry>, Error> {
+        Err(Error::Unavailable("this driver keeps the place itself".to_owned()))
+    }
+    /// These things (paths of a survey) with their content. What is gone meanwhile is left out; what changed meanwhile is as it is
+    /// then, never more bytes than its entry says.
+    async fn take(&self, _paths: Vec<PathBuf>) -> Result<state::Records, Error> {
+        Err(Error::Unavailable("this driver keeps the place itself".to_owned()))
+    }
+    /// Puts things where they were.
+    async fn restore(&self, _records: state::Records) -> Result<(), Error> {
+        Err(Error::Unavailable("this driver keeps the place itself".to_owned()))
+    }
+    /// Stops everything inside until [`Sandbox::wake`]: no instruction runs. No error if it is stopped already.
+    async fn pause(&self) -> Result<(), Error> {
+        Err(Error::Unavailable("this driver can't pause".to_owned()))
+    }
+    /// Lets everything inside go on.
+    async fn wake(&self) -> Result<(), Error> {
+        Ok(())
+    }
+    /// Ends everything inside and waits until nothing of it is left on the host. Dropping the last handle does the same without
+    /// waiting. A driver that [keeps](Driver::keeps) places keeps the files.
+    async fn close(&self) -> Result<(), Error> {
+        Ok(())
+    }
     /// Starts a process. Everything it starts ends with it, and with the server.
     async fn spawn(&self, command: &Command) -> Result<Process, Error>;
     /// Connects to a loopback port inside the sandbox.

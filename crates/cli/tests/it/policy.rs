@@ -25,7 +25,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("harness", &["types"]),
     ("release", &["harness", "types"]),
-    ("sandbox", &["types"]),
+    ("guest", &[]),
+    ("sandbox", &["guest", "types"]),
     ("store", &["types"]),
     ("model", &[]),
     ("engine", &["harness", "release", "sandbox", "store", "types"]),
@@ -60,6 +61,7 @@ const KEPT_OUT: &[(&str, &[&str])] = &[
     ("karta-types", &["tokio", "sqlx", "rusqlite", "hyper", "axum", "reqwest"]),
     ("karta-harness", &["tokio", "sqlx", "rusqlite", "hyper", "axum", "reqwest"]),
     ("karta-release", &["tokio", "sqlx", "rusqlite", "hyper", "axum", "reqwest"]),
+    ("karta-guest", &["tokio", "sqlx", "rusqlite", "hyper", "axum", "reqwest", "serde"]),
     ("karta-client", &["sqlx", "rusqlite", "axum"]),
 ];
 

@@ -26,7 +26,7 @@ impl Engine {
         let HistorySource::File(pattern) = release.harness.history_source(native) else {
             return self.order(who, session, |reply| Order::History { reply }).await?;
         };
-        let spec = Spec { session, release: release.path.clone(), digest: release.row.digest.clone() };
+        let spec = Spec::new(session, release.path.clone(), release.row.digest.clone());
         let sandbox = self.driver(release.harness.id()).acquire(&spec).await?;
         let files = sandbox.find(&pattern, LIMIT).await?;
         let Some((_, bytes)) = files.into_iter().next() else { return Ok(Vec::new()) };

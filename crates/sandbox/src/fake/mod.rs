@@ -106,7 +106,7 @@ impl crate::Driver for Driver {
             path: home.clone(),
             source,
         })?;
-        let place = Place { workspace: spec.release.clone(), home, temp };
+        let place = Place { workspace: spec.release.clone(), home, temp, harness: spec.harness.clone() };
         let space = Arc::clone(lock(&self.spaces).entry(spec.session).or_insert_with(|| {
             Arc::new(Space {
                 id: SandboxId::new(&*self.clock, &*self.rng),

@@ -167,7 +167,7 @@ impl crate::Driver for Driver {
             shared.root.prepare(session, &release, &digest, fresh)
         })
         .await?;
-        Ok(Box::new(Sandbox::new(Arc::clone(&self.shared), lane, session, record)))
+        Ok(Box::new(Sandbox::new(Arc::clone(&self.shared), lane, session, record, spec.harness.clone())))
     }
 
     async fn erase(&self, session: SessionId) -> Result<(), Error> {

@@ -107,7 +107,7 @@ impl Root {
     /// The place as its processes see it.
     pub(super) fn place(&self, session: SessionId) -> Place {
         let path = self.path(session);
-        Place { workspace: path.join(WORK), home: path.join(HOME), temp: path.join(TEMP) }
+        Place { workspace: path.join(WORK), home: path.join(HOME), temp: path.join(TEMP), harness: None }
     }
 
     /// Makes the place, or finds it, and brings it to this release.

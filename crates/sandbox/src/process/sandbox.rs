@@ -38,8 +38,14 @@ pub(super) struct Sandbox {
 }
 
 impl Sandbox {
-    pub(super) fn new(shared: Arc<Shared>, lane: Arc<Lane>, session: SessionId, record: Record) -> Self {
-        let place = shared.root.place(session);
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        lane: Arc<Lane>,
+        session: SessionId,
+        record: Record,
+        harness: Option<PathBuf>,
+    ) -> Self {
+        let place = Place { harness, ..shared.root.place(session) };
         Self { shared, lane, session, id: record.sandbox, place, kept: record.kept }
     }
 

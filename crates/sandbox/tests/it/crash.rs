@@ -22,11 +22,7 @@ async fn server() {
             .unwrap();
     let mut running = Vec::new();
     for number in [1, 2] {
-        let spec = karta_sandbox::Spec {
-            session: session(number),
-            release: folder.join("release"),
-            digest: "a".to_owned(),
-        };
+        let spec = karta_sandbox::Spec::new(session(number), folder.join("release"), "a".to_owned());
         let sandbox = acquire(&driver, &spec).await;
         let text = "setsid sleep 1000 & echo $!; echo $$; exec sleep 1001";
         let mut process = sandbox.spawn(&script(&*sandbox, text)).await.unwrap();

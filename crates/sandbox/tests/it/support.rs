@@ -56,7 +56,7 @@ impl World {
     }
 
     pub(crate) fn spec(&self, number: u128, digest: &str) -> Spec {
-        Spec { session: session(number), release: self.release(), digest: digest.to_owned() }
+        Spec::new(session(number), self.release(), digest.to_owned())
     }
 
     pub(crate) fn place(&self, number: u128) -> PathBuf {

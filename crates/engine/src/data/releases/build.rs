@@ -206,11 +206,7 @@ impl Engine {
         // A place of its own, gone afterwards; after a crash it is removed like any that belongs to no session.
         let session = SessionId::new(self.clock(), self.rng());
         let source = ReleaseRow { built: None, ..row.clone() };
-        let spec = Spec {
-            session,
-            release: place(self.data_dir(), &source),
-            digest: format!("{} source", row.digest),
-        };
+        let spec = Spec::new(session, place(self.data_dir(), &source), format!("{} source", row.digest));
         let sandbox = driver.acquire(&spec).await.map_err(Error::from)?;
         let done = match self.setup(row, &*sandbox, log).await {
             Ok(()) => sandbox.export(&into).await.map_err(|error| Unbuilt::from(Error::from(error))),

@@ -95,7 +95,7 @@ impl Sandbox for Here {
 }
 
 async fn run(script: &str, transport: Transport) -> (Tasks, Io) {
-    let place = Place { workspace: "/".into(), home: "/".into(), temp: "/tmp".into() };
+    let place = Place { workspace: "/".into(), home: "/".into(), temp: "/tmp".into(), harness: None };
     let clock = Fixed::new(Timestamp::from_micros(1_000_000));
     let rng: &dyn Rng = &Seeded::new(1);
     let here = Arc::new(Here { id: SandboxId::new(&clock, rng), place });

@@ -118,8 +118,7 @@ impl Runner {
         let (before, room) = self.engine.process_place(release.harness.id(), self.row.org).await?;
         let waited = self.engine.clock().now().since(asked);
         let driver = self.engine.driver(release.harness.id());
-        let spec =
-            Spec { session: self.row.id, release: release.path.clone(), digest: release.row.digest.clone() };
+        let spec = Spec::new(self.row.id, release.path.clone(), release.row.digest.clone());
         let sandbox: Arc<dyn Sandbox> = driver.acquire(&spec).await?.into();
         let program = self.engine.program(release)?;
         let pass = self.engine.channels().open(
