@@ -25,4 +25,5 @@ pub use data::player::play;
 pub use engine::{Builder, Engine};
 pub use error::{Error, Result};
 pub use gate::{Actor, Principal};
+pub use karta_sandbox::image as images;
 pub use settings::Settings;
