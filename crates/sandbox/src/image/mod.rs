@@ -16,7 +16,7 @@ mod tool;
 use std::path::{Path, PathBuf};
 
 pub use build::{Progress, Recipe};
-pub(crate) use digest::tree as tree_digest;
+pub(crate) use digest::{hex, tree as tree_digest};
 pub use manifest::Manifest;
 pub(crate) use tool::{Need, Tool, find as find_program};
 

@@ -125,10 +125,7 @@ pub(super) fn arguments(shape: Shape, start: Start) -> Vec<OsString> {
     }
     option("-display", "none".to_owned());
     // Its own filter of system calls: no other program, no other user, no other priority.
-    option(
-        "-sandbox",
-        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned(),
-    );
+    option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned());
     let flags = ["-nodefaults", "-no-user-config", "-no-reboot"];
     line.extend(flags.map(str::to_owned));
     line.into_iter().map(OsString::from).collect()

@@ -166,11 +166,11 @@ mod tests {
 
     use super::*;
 
-    async fn talk(said: &'static str, more: &[(&str, Value)]) -> Result<Qmp, Error> {
+    async fn talk(said: &'static str) -> Result<Qmp, Error> {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(said.as_bytes()).await.unwrap();
-        drop(theirs.into_std());
-        Qmp::open(ours, more).await
+        theirs.shutdown().await.unwrap();
+        Qmp::open(ours, &[]).await
     }
 
     #[tokio::test]
@@ -188,8 +188,10 @@ mod tests {
         assert_eq!(refused.to_string(), "no such");
         let mut heard = vec![0; 4096];
         let length = theirs.read(&mut heard).await.unwrap();
-        let lines: Vec<Value> =
-            heard[..length].split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        let lines: Vec<Value> = heard[..length]
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .collect();
         let names: Vec<_> = lines.iter().map(|line| line["execute"].as_str().unwrap()).collect();
         assert_eq!(names, ["qmp_capabilities", "migrate-set-capabilities", "migrate-incoming", "cont"]);
     }
@@ -220,12 +222,10 @@ mod tests {
 
     #[tokio::test]
     async fn nonsense_and_endless_lines_end_it() {
-        assert!(matches!(talk("hello\n", &[]).await, Err(Error::Nonsense)));
-        assert!(matches!(talk("", &[]).await, Err(Error::Ended(_))));
+        assert!(matches!(talk("hello\n").await, Err(Error::Nonsense)));
+        assert!(matches!(talk("").await, Err(Error::Ended(_))));
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let flood = async {
-            while theirs.write_all(&[b' '; 4096]).await.is_ok() {}
-        };
+        let flood = async { while theirs.write_all(&[b' '; 4096]).await.is_ok() {} };
         let read = async { Qmp::open(ours, &[]).await.map(drop) };
         let (_, ended) = tokio::join!(flood, read);
         assert!(matches!(ended, Err(Error::Nonsense)));
