@@ -7,6 +7,7 @@
 pub mod fake;
 pub mod image;
 pub mod microvm;
+pub mod guest;
 mod paths;
 pub mod process;
 pub mod registry;

@@ -3,6 +3,7 @@
 
 mod crash;
 mod images;
+mod guest;
 mod laws;
 mod leak;
 mod places;
