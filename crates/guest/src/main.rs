@@ -6,6 +6,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next().as_deref().and_then(std::ffi::OsStr::to_str) {
+        Some("jail") => karta_guest::jail::launch::main(),
         Some("version") => ExitCode::SUCCESS,
         _ => ExitCode::from(64),
     }
