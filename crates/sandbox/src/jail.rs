@@ -8,7 +8,9 @@ use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream as Stream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use karta_guest::jail::{DESCRIPTORS, LINE, News, Plan};
@@ -16,7 +18,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
-use tokio::process::{ChildStderr, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::sync::watch;
 
 use crate::cgroup::Group;
@@ -35,18 +37,26 @@ pub(crate) struct Launcher {
 }
 
 /// What goes into a jail besides its plan.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Given {
     /// The descriptors that the plan speaks of.
     pub(crate) descriptors: Vec<OwnedFd>,
     /// The group that the plan joins. It is removed when the jail has ended.
     pub(crate) group: Option<Group>,
+    /// What is to be done on the host when everything in the jail has ended. It may block.
+    pub(crate) afterwards: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl std::fmt::Debug for Given {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Given").field("group", &self.group).finish_non_exhaustive()
+    }
 }
 
 /// A jail that runs. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Jail {
-    lifeline: Option<UnixStream>,
+    lifeline: Mutex<Option<UnixStream>>,
     pid: u32,
     landlock: u32,
     group: Option<Group>,
@@ -83,26 +93,26 @@ impl Launcher {
 
     /// Makes a jail and starts its program. What was given is gone if that fails, the group too.
     pub(crate) async fn start(&self, plan: &Plan, given: Given) -> Result<(Jail, Output), Error> {
-        let Given { descriptors, group } = given;
+        let Given { descriptors, group, afterwards } = given;
         let started = self.spawn(plan, &descriptors);
         // The launcher has its own now.
         drop(descriptors);
         let (stream, child, output) = match started {
             Ok(started) => started,
             Err(source) => {
-                discard(group).await;
+                discard(group, afterwards).await;
                 return Err(Error::Spawn { program: "karta-guest".to_owned(), source });
             }
         };
         let (tell, end) = watch::channel(None);
-        watch_end(child, group.clone(), tell);
-        let mut jail = Jail { lifeline: None, pid: 0, landlock: 0, group, end };
+        watch_end(child, group.clone(), afterwards, tell);
+        let mut jail = Jail { lifeline: Mutex::default(), pid: 0, landlock: 0, group, end };
         let mut lifeline = stream;
         let news = tokio::time::timeout(PATIENCE, hear(&mut lifeline)).await;
         let failed = match news {
             Ok(Ok(News::Running { pid, landlock })) => {
                 (jail.pid, jail.landlock) = (pid, landlock);
-                jail.lifeline = Some(lifeline);
+                jail.lifeline = Mutex::new(Some(lifeline));
                 return Ok((jail, output));
             }
             Ok(Ok(News::Failed { error, doing })) => {
@@ -116,11 +126,7 @@ impl Launcher {
         Err(Error::Unavailable(format!("the jail could not be made: {failed}")))
     }
 
-    fn spawn(
-        &self,
-        plan: &Plan,
-        descriptors: &[OwnedFd],
-    ) -> io::Result<(UnixStream, tokio::process::Child, Output)> {
+    fn spawn(&self, plan: &Plan, descriptors: &[OwnedFd]) -> io::Result<(UnixStream, Child, Output)> {
         let plan = plan.encode().ok_or_else(|| io::Error::other("the plan of the jail is too big"))?;
         let (mut host, launcher) = Stream::pair()?;
         // All of it fits into the stream before anybody reads.
@@ -167,15 +173,20 @@ impl Jail {
     }
 
     /// Ends everything in it.
-    pub(crate) fn kill(&mut self) {
-        self.lifeline = None;
+    pub(crate) fn kill(&self) {
+        drop(self.lifeline.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Whether everything in it has ended.
+    pub(crate) fn ended(&self) -> bool {
+        self.end.borrow().is_some()
     }
 
     /// Waits for the end of everything in it, and of its control group. A program that a signal has ended counts as one that ended
     /// with 128 and the signal's number.
-    pub(crate) async fn wait(&mut self) -> Exit {
+    pub(crate) async fn wait(&self) -> Exit {
         let gone = Exit { status: None, signal: None };
-        self.end.wait_for(Option::is_some).await.ok().and_then(|exit| *exit).unwrap_or(gone)
+        self.end.clone().wait_for(Option::is_some).await.ok().and_then(|exit| *exit).unwrap_or(gone)
     }
 }
 
@@ -201,19 +212,29 @@ async fn hear(stream: &mut UnixStream) -> io::Result<News> {
     clippy::disallowed_methods,
     reason = "it ends with the jail, which ends with the server: nothing has to wait for it"
 )]
-fn watch_end(mut child: tokio::process::Child, group: Option<Group>, tell: watch::Sender<Option<Exit>>) {
+fn watch_end(
+    mut child: Child,
+    group: Option<Group>,
+    afterwards: Option<Box<dyn FnOnce() + Send>>,
+    tell: watch::Sender<Option<Exit>>,
+) {
     tokio::spawn(async move {
         let status = child.wait().await.ok();
-        discard(group).await;
-        let signal = status.and_then(|status| std::os::unix::process::ExitStatusExt::signal(&status));
+        discard(group, afterwards).await;
+        let signal = status.and_then(|status| status.signal());
         tell.send_replace(Some(Exit { status: status.and_then(|status| status.code()), signal }));
     });
 }
 
-async fn discard(group: Option<Group>) {
-    let Some(group) = group else { return };
-    let removed = tokio::task::spawn_blocking(move || group.remove()).await;
-    if !removed.unwrap_or(false) {
+async fn discard(group: Option<Group>, afterwards: Option<Box<dyn FnOnce() + Send>>) {
+    let removing = tokio::task::spawn_blocking(move || {
+        let removed = group.is_none_or(|group| group.remove());
+        if let Some(afterwards) = afterwards {
+            afterwards();
+        }
+        removed
+    });
+    if !removing.await.unwrap_or(false) {
         tracing::warn!("a control group of a sandbox could not be removed; it is tried again later");
     }
 }

@@ -44,7 +44,7 @@ fn script(text: &str) -> Plan {
 }
 
 async fn run(plan: &Plan, given: Given) -> (Exit, String) {
-    let (mut jail, mut output) = Launcher::new().unwrap().start(plan, given).await.unwrap();
+    let (jail, mut output) = Launcher::new().unwrap().start(plan, given).await.unwrap();
     let mut text = String::new();
     output.stdout.read_to_string(&mut text).await.unwrap();
     output.stderr.read_to_string(&mut text).await.unwrap();
@@ -135,7 +135,7 @@ async fn line(output: &mut Output) -> String {
 #[tokio::test]
 async fn everything_ends_with_the_handle() {
     let plan = script("(setsid sh -c 'trap \"\" TERM; echo up; while :; do sleep 100; done' &); sleep 1000");
-    let (mut jail, mut output) = Launcher::new().unwrap().start(&plan, Given::default()).await.unwrap();
+    let (jail, mut output) = Launcher::new().unwrap().start(&plan, Given::default()).await.unwrap();
     assert_eq!(line(&mut output).await, "up");
     let pid = jail.pid();
     assert!(alike(pid) >= 3);
@@ -146,7 +146,7 @@ async fn everything_ends_with_the_handle() {
 
 #[tokio::test]
 async fn everything_ends_with_the_launcher() {
-    let (mut jail, mut output) =
+    let (jail, mut output) =
         Launcher::new().unwrap().start(&script("echo up; sleep 1000"), Given::default()).await.unwrap();
     assert_eq!(line(&mut output).await, "up");
     let first = rustix::process::Pid::from_raw(jail.pid().cast_signed()).unwrap();
@@ -198,7 +198,7 @@ async fn what_is_paused_does_nothing_and_still_ends() {
     let quota = Quota { memory: 64 << 20, processes: 20, cpu: 100 };
     let Some(group) = grouped(&mut plan, "pause", quota) else { return };
     let given = Given { group: Some(group.clone()), ..Given::default() };
-    let (mut jail, mut output) = Launcher::new().unwrap().start(&plan, given).await.unwrap();
+    let (jail, mut output) = Launcher::new().unwrap().start(&plan, given).await.unwrap();
     assert_eq!(line(&mut output).await, "1");
     assert!(group.processes().contains(&jail.pid()));
     let frozen = group.clone();
