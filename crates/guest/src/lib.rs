@@ -6,4 +6,5 @@
 
 pub mod beneath;
 pub mod paths;
+pub mod jail;
 pub mod proto;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -175,7 +175,7 @@ impl Host {
         };
         let plan = self.plan(&slot, group.as_ref(), arguments, &descriptors)?;
         let descriptors = descriptors.into_iter().map(|(_, descriptor)| descriptor).collect();
-        let (jail, output) = self.launcher.start(&plan, Given { descriptors, group }).await?;
+        let (jail, output) = self.launcher.start(&plan, Given { descriptors, group, ..Given::default() }).await?;
         Ok(Running { jail, output, _slot: slot })
     }
 
@@ -275,7 +275,7 @@ impl Running {
 
     /// Whether it has not ended.
     pub(super) fn is_alive(&self) -> bool {
-        self.jail.is_alive()
+        !self.jail.ended()
     }
 
     /// The first process of its jail, as the host counts.

@@ -34,7 +34,7 @@ use tokio::sync::OnceCell;
 use crate::guest::{GuestSandbox, Link, Setup, WeakSandbox};
 use crate::image::Images;
 use crate::limits::Machines;
-use crate::{Driver as _, Error, Place, Sandbox as _, Spec};
+use crate::{Error, Place, Sandbox as _, Spec};
 use boot::Base;
 use command::Accelerator;
 use disks::Disks;
