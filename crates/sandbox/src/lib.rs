@@ -6,11 +6,11 @@
 
 mod cgroup;
 pub mod fake;
-pub mod image;
-pub mod microvm;
 pub mod guest;
+pub mod image;
 mod jail;
 pub mod limits;
+pub mod microvm;
 mod namespace;
 mod paths;
 pub mod process;

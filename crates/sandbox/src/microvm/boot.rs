@@ -45,7 +45,8 @@ pub(super) struct Base {
 impl Base {
     /// The image in this folder, or the newest there is.
     pub(super) fn open(images: &Images, named: Option<&Path>) -> Result<Self, Error> {
-        let image = named.map_or_else(|| images.current(), Image::open).map_err(|error| disks::failed(&error))?;
+        let image =
+            named.map_or_else(|| images.current(), Image::open).map_err(|error| disks::failed(&error))?;
         if !image.is_current() {
             return Err(Error::Unavailable(format!(
                 "the image `{}` was made by another Karta: run `karta image build`",
@@ -95,7 +96,8 @@ async fn probe(shared: &Shared) -> Result<(Accelerator, Option<String>), Error> 
     let start = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let with = format!("{} {} {}", start.trim(), base.id, host.version());
     let path = shared.limits.root.join("accelerator.json");
-    let known = tokio::fs::read(&path).await.ok().and_then(|text| serde_json::from_slice::<Found>(&text).ok());
+    let known =
+        tokio::fs::read(&path).await.ok().and_then(|text| serde_json::from_slice::<Found>(&text).ok());
     if let Some(found) = known.filter(|found| found.with == with) {
         return Ok((found.accelerator, found.why));
     }
@@ -176,10 +178,8 @@ pub(super) async fn snapshot(shared: &Shared, kind: &Kind) -> Result<Arc<Snapsho
     }
     let (vm, link, ram) =
         booted(shared, kind.shape, kind.harness.as_deref(), Some(&kind.session), BOOT).await?;
-    let prepare = Prepare {
-        base: DISKS[0].to_owned(),
-        harness: kind.harness.as_ref().map(|_| DISKS[1].to_owned()),
-    };
+    let prepare =
+        Prepare { base: DISKS[0].to_owned(), harness: kind.harness.as_ref().map(|_| DISKS[1].to_owned()) };
     link.request(&Request::Prepare(prepare), PREPARE).await?;
     link.request(&Request::Sync, PREPARE).await?;
     let state = File::from(

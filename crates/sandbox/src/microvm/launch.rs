@@ -113,7 +113,8 @@ impl Host {
             })
         })?;
         let asked = Tool::new(QEMU).map_err(missing)?.arg("--version");
-        let said = asked.run("asking QEMU for its version", Duration::from_secs(20)).await.map_err(missing)?;
+        let said =
+            asked.run("asking QEMU for its version", Duration::from_secs(20)).await.map_err(missing)?;
         let version = said.lines().next().unwrap_or_default().chars().take(128).collect();
         let privileged = rustix::process::geteuid().is_root();
         let tree = match Tree::find() {
@@ -129,11 +130,7 @@ impl Host {
             tree,
             filter: crate::seccomp::machine()?,
             privileged,
-            slots: Arc::new(Slots {
-                first: limits.first_id,
-                most: limits.sandboxes,
-                used: Mutex::default(),
-            }),
+            slots: Arc::new(Slots { first: limits.first_id, most: limits.sandboxes, used: Mutex::default() }),
             cpu: limits.cpu_hundredths,
             prefix: format!("vm-{}-", std::process::id()),
         })
@@ -148,7 +145,9 @@ impl Host {
     pub(super) fn has_kvm(&self) -> Result<(), String> {
         match std::fs::OpenOptions::new().read(true).write(true).open(KVM) {
             Ok(_) => Ok(()),
-            Err(error) => Err(format!("`{KVM}` can't be opened ({error}); run the server where it can, on a host with it")),
+            Err(error) => Err(format!(
+                "`{KVM}` can't be opened ({error}); run the server where it can, on a host with it"
+            )),
         }
     }
 
@@ -175,7 +174,8 @@ impl Host {
         };
         let plan = self.plan(&slot, group.as_ref(), arguments, &descriptors)?;
         let descriptors = descriptors.into_iter().map(|(_, descriptor)| descriptor).collect();
-        let (jail, output) = self.launcher.start(&plan, Given { descriptors, group, ..Given::default() }).await?;
+        let (jail, output) =
+            self.launcher.start(&plan, Given { descriptors, group, ..Given::default() }).await?;
         Ok(Running { jail, output, _slot: slot })
     }
 
@@ -186,10 +186,8 @@ impl Host {
         arguments: Vec<OsString>,
         descriptors: &[(u32, OwnedFd)],
     ) -> Result<Plan, Error> {
-        let me = Ids {
-            user: rustix::process::geteuid().as_raw(),
-            group: rustix::process::getegid().as_raw(),
-        };
+        let me =
+            Ids { user: rustix::process::geteuid().as_raw(), group: rustix::process::getegid().as_raw() };
         let first = slot.first();
         let (owners, range) = if self.privileged {
             let ids = |id: u32| Ids { user: first + id, group: first + id };
@@ -259,7 +257,8 @@ impl Running {
         // All that could write has ended.
         let _ = (&mut self.output.stderr).take(SAID).read_to_end(&mut said).await;
         let said = String::from_utf8_lossy(&said);
-        let said: String = said.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+        let said: String =
+            said.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
         let how = match (exit.status, exit.signal) {
             (Some(status), _) => format!("status {status}"),
             (None, Some(signal)) => format!("signal {signal}"),

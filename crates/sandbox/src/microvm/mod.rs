@@ -184,7 +184,7 @@ impl Shared {
         let (running, control, stream) = vm.into_parts()?;
         let link = Link::start(stream, generation, Arc::clone(&spec.uplink));
         let machine = Kept::new(running, control, link.clone(), Arc::clone(&self.clock), ());
-        let notes = link.request(&Request::Configure(self.identity()), CONFIGURE).await?;
+        let notes = link.request(&Request::Configure(self.identity()?), CONFIGURE).await?;
         if !notes.is_empty() {
             tracing::warn!(session = %spec.session, ?notes, "a virtual machine works, but not as it should");
         }
@@ -200,14 +200,14 @@ impl Shared {
     }
 
     /// Who a machine is: never the same twice.
-    fn identity(&self) -> Configure {
+    fn identity(&self) -> Result<Configure, Error> {
         let mut entropy = vec![0; 256];
         self.rng.fill(&mut entropy);
         let mut machine = [0; 16];
         self.rng.fill(&mut machine);
         let mut name = [0; 6];
         self.rng.fill(&mut name);
-        Configure {
+        Ok(Configure {
             entropy,
             machine,
             name: format!("karta-{}", crate::image::hex(&name)),
@@ -218,9 +218,9 @@ impl Shared {
             temp: self.limits.temp_bytes,
             files: self.limits.open_files,
             processes: u64::from(self.limits.processes),
-            filter: Vec::new(),
+            filter: crate::seccomp::session()?,
             landlock: true,
-        }
+        })
     }
 }
 

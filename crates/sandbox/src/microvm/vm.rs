@@ -85,7 +85,8 @@ impl Vm {
                 (Start::Restore, vec![("migrate-incoming", json!({ "uri": uri }))])
             }
         };
-        let launch = Launch { arguments: command::arguments(shape, start), descriptors, memory: shape.memory };
+        let launch =
+            Launch { arguments: command::arguments(shape, start), descriptors, memory: shape.memory };
         let mut running = host.start(launch).await?;
         let begun = tokio::time::timeout(ANSWER, async {
             let mut control = Qmp::open(control, &first).await?;
@@ -251,7 +252,10 @@ impl Machine for Kept {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the task ends with its machine, which ends with its last handle")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the task ends with its machine, which ends with its last handle"
+)]
 pub(super) fn task(future: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(future);
 }
@@ -283,7 +287,10 @@ async fn keep(
     let gone = tokio::time::timeout(END, running.ended()).await;
     drop(held);
     if let Some(reply) = closing {
-        answer(reply, gone.map(drop).map_err(|_| late("the virtual machine was killed but is not gone", END)));
+        answer(
+            reply,
+            gone.map(drop).map_err(|_| late("the virtual machine was killed but is not gone", END)),
+        );
     }
 }
 
@@ -294,7 +301,9 @@ fn answer(reply: Reply, result: Result<(), Error>) {
 
 async fn command(control: &mut Qmp, name: &str) -> Result<(), Error> {
     match tokio::time::timeout(ANSWER, control.execute(name, &Value::Null)).await {
-        Ok(done) => done.map_err(|error| Error::Unavailable(format!("`{name}` of the machine failed: {error}"))),
+        Ok(done) => {
+            done.map_err(|error| Error::Unavailable(format!("`{name}` of the machine failed: {error}")))
+        }
         Err(_) => Err(late(&format!("`{name}` of the machine was not answered"), ANSWER)),
     }
 }

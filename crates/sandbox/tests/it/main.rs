@@ -2,10 +2,11 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 mod crash;
-mod images;
 mod guest;
+mod images;
 mod laws;
 mod leak;
+mod machines;
 mod places;
 mod processes;
 mod registry;
