@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use karta_sandbox::image::{Image, Images, Recipe};
 use karta_sandbox::limits::Machines;
-use karta_sandbox::{Command, Driver, Exit, Sandbox, Spec, microvm};
+use karta_sandbox::{Command, Driver, Exit, Sandbox, microvm};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{World, rng};
@@ -117,4 +117,35 @@ async fn a_session_runs_in_a_machine_and_nothing_is_left_of_it() {
     assert!(driver.acquire(&world.spec(1, "other")).await.is_err(), "it is in use on another release");
     sandbox.close().await.unwrap();
     assert!(machines().is_empty());
+}
+
+/// The folder of an installed harness and its program in it.
+fn harness(id: &str) -> (PathBuf, PathBuf) {
+    let root = PathBuf::from(std::env::var_os("KARTA_TEST_HARNESSES").expect("KARTA_TEST_HARNESSES is set"));
+    let versions = std::fs::read_dir(root.join(id)).unwrap().flatten().map(|entry| entry.path());
+    let version = versions.into_iter().find(|path| path.join("installed.json").exists()).unwrap();
+    let record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(version.join("installed.json")).unwrap()).unwrap();
+    let program = record["program"].as_str().unwrap().into();
+    (version, program)
+}
+
+#[tokio::test]
+#[ignore = "needs an image, QEMU and the real harnesses"]
+async fn the_real_claude_code_starts_in_a_machine() {
+    let world = World::new();
+    let limits = Machines { memory_bytes: 2 << 30, ..limits(world.folder.path()).await };
+    let driver = driver(limits);
+    let (folder, program) = harness("claude-code");
+    let mut spec = world.spec(1, "one");
+    spec.harness = Some(folder.clone());
+    let sandbox = driver.acquire(&spec).await.unwrap();
+    let inside = sandbox.place().harness.clone().unwrap().join(program);
+    let command = Command { program: inside.display().to_string(), args: vec!["--version".to_owned()], ..shell("") };
+    let (exit, said) = run(&*sandbox, &command).await;
+    println!("{said}");
+    assert_eq!(exit.status, Some(0), "{said}");
+    let version = folder.file_name().unwrap().to_str().unwrap();
+    assert!(said.contains(version), "{said}");
+    sandbox.close().await.unwrap();
 }
