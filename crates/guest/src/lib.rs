@@ -4,5 +4,7 @@
 //! namespaces alike; it also makes the confinement of processes on the host (`karta-guest jail`). Both sides treat every byte of
 //! the other as hostile.
 
+pub mod beneath;
 pub mod jail;
+pub mod paths;
 pub mod proto;

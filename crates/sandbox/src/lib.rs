@@ -6,6 +6,8 @@
 
 mod cgroup;
 pub mod fake;
+pub mod guest;
+mod ids;
 mod jail;
 pub mod limits;
 mod namespace;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::lock;
 use crate::Error;
-use crate::paths::{Pattern, plain};
+use crate::paths::{self, plain};
 
 /// The files of one session's place. Clones are the same files.
 #[derive(Debug, Clone)]
@@ -50,7 +50,7 @@ impl Files {
 
     /// The files of the home that match, newest first.
     pub(super) fn find(&self, pattern: &str, limit: u64) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
-        let pattern = Pattern::parse(pattern)?;
+        let pattern = paths::pattern(pattern)?;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let table = lock(&self.table);
         let mut found: Vec<_> = table
