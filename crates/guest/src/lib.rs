@@ -5,6 +5,6 @@
 //! the other as hostile.
 
 pub mod beneath;
-pub mod paths;
 pub mod jail;
+pub mod paths;
 pub mod proto;

@@ -7,6 +7,7 @@
 mod cgroup;
 pub mod fake;
 pub mod guest;
+mod ids;
 pub mod image;
 mod jail;
 pub mod limits;

@@ -9,6 +9,8 @@ pub struct Machines {
     pub root: PathBuf,
     /// The root file system of sandboxes: the folder of a built image, or none for one that shows the host's own programs.
     pub image: Option<PathBuf>,
+    /// Where built images are: `<data>/images`.
+    pub images: PathBuf,
     /// Memory in bytes, swap included. 4 GiB unless said otherwise.
     pub memory_bytes: u64,
     /// Processes and threads at once. 1,024 unless said otherwise.
@@ -43,6 +45,7 @@ impl Machines {
     /// The defaults, with everything under this folder.
     pub fn new(root: PathBuf) -> Self {
         Self {
+            images: root.with_file_name("images"),
             root,
             image: None,
             memory_bytes: 4 * GIB,

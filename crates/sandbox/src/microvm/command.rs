@@ -71,7 +71,7 @@ pub(super) struct Shape {
 /// The arguments for a machine. Of its disks all but the last are only read.
 pub(super) fn arguments(shape: Shape, start: Start) -> Vec<OsString> {
     let Shape { accelerator, memory, processors } = shape;
-    let share = match start {
+    let sharing = match start {
         Start::Boot => "on",
         Start::Restore => "off",
     };
@@ -92,7 +92,7 @@ pub(super) fn arguments(shape: Shape, start: Start) -> Vec<OsString> {
     option(
         "-object",
         format!(
-            "memory-backend-file,id=ram,size={memory}M,mem-path=/proc/self/fd/{},share={share}",
+            "memory-backend-file,id=ram,size={memory}M,mem-path=/proc/self/fd/{},share={sharing}",
             number::MEMORY
         ),
     );

@@ -1,23 +1,23 @@
 //! Puts the VMM into its jail: ids, namespaces and a control group of its own, none of the host's files but programs, no network,
 //! no powers, and a filter of system calls under its own.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use karta_guest::jail::{Ids, Item, Limit, Plan, Range};
 use tokio::io::AsyncReadExt as _;
 
-use super::lock;
 use crate::Error;
 use crate::cgroup::{Group, Quota, Tree};
+use crate::ids::{Lease, Users};
 use crate::image::{Need, Tool, find_program};
 use crate::jail::{Given, Jail, Launcher, Output};
-use crate::limits::{Machines, SPAN};
+use crate::limits::Machines;
 use crate::namespace::root::{Owners, base};
 
 /// The VMM.
@@ -36,6 +36,9 @@ const USER: u32 = 1000;
 const SAID: u64 = 2048;
 /// Where the processor's virtualisation is.
 const KVM: &str = "/dev/kvm";
+
+/// What the names of control groups of VMMs begin with; the server's process and a number follow.
+const GROUP: &str = "vm-";
 
 /// A VMM to start.
 #[derive(Debug)]
@@ -57,48 +60,9 @@ pub(super) struct Host {
     tree: Option<Tree>,
     filter: Vec<u8>,
     privileged: bool,
-    slots: Arc<Slots>,
+    users: Arc<Users>,
     cpu: u32,
-    prefix: String,
-}
-
-/// The ranges of ids that are in use.
-#[derive(Debug)]
-struct Slots {
-    first: u32,
-    most: u32,
-    used: Mutex<BTreeSet<u32>>,
-}
-
-/// A range of ids, given back when it is dropped.
-#[derive(Debug)]
-struct Slot {
-    slots: Arc<Slots>,
-    number: u32,
-}
-
-impl Slots {
-    fn take(self: &Arc<Self>) -> Result<Slot, Error> {
-        let mut used = lock(&self.used);
-        let number = (0..self.most).find(|number| !used.contains(number)).ok_or_else(|| {
-            Error::Unavailable(format!("{} machines run already, and no more are allowed", self.most))
-        })?;
-        used.insert(number);
-        Ok(Slot { slots: Arc::clone(self), number })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        lock(&self.slots.used).remove(&self.number);
-    }
-}
-
-impl Slot {
-    /// The first id of the host.
-    fn first(&self) -> u32 {
-        self.slots.first.saturating_add(self.number.saturating_mul(SPAN))
-    }
+    started: AtomicU64,
 }
 
 impl Host {
@@ -130,9 +94,9 @@ impl Host {
             tree,
             filter: crate::seccomp::machine()?,
             privileged,
-            slots: Arc::new(Slots { first: limits.first_id, most: limits.sandboxes, used: Mutex::default() }),
+            users: Users::new(limits),
+            started: AtomicU64::new(0),
             cpu: limits.cpu_hundredths,
-            prefix: format!("vm-{}-", std::process::id()),
         })
     }
 
@@ -151,10 +115,21 @@ impl Host {
         }
     }
 
+    /// Removes the control groups of servers that are gone. Answers how many there were. It may block.
+    pub(super) fn sweep(&self) -> usize {
+        let Some(tree) = &self.tree else { return 0 };
+        let left = tree.found(GROUP).into_iter().filter(|(name, _)| {
+            let server =
+                name.strip_prefix(GROUP).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+            server.is_none_or(|pid| pid != std::process::id() && !Path::new(&format!("/proc/{pid}")).exists())
+        });
+        left.filter(|(_, group)| group.remove()).count()
+    }
+
     /// Starts a VMM.
     pub(super) async fn start(&self, launch: Launch) -> Result<Running, Error> {
         let Launch { arguments, descriptors, memory } = launch;
-        let slot = self.slots.take()?;
+        let lease = self.users.take()?;
         let group = match &self.tree {
             Some(tree) => {
                 let quota = Quota {
@@ -163,7 +138,8 @@ impl Host {
                     // What emulates a machine works beside it.
                     cpu: self.cpu.saturating_add(50),
                 };
-                let (tree, name) = (tree.clone(), format!("{}{}", self.prefix, slot.number));
+                let number = self.started.fetch_add(1, Ordering::Relaxed);
+                let (tree, name) = (tree.clone(), format!("{GROUP}{}-{number}", std::process::id()));
                 match super::blocking(move || tree.create(&name, quota)).await {
                     Ok(group) => Some(group),
                     Err(error) if self.privileged => return Err(error),
@@ -172,27 +148,26 @@ impl Host {
             }
             None => None,
         };
-        let plan = self.plan(&slot, group.as_ref(), arguments, &descriptors)?;
+        let plan = self.plan(&lease, group.as_ref(), arguments, &descriptors)?;
         let descriptors = descriptors.into_iter().map(|(_, descriptor)| descriptor).collect();
-        let (jail, output) =
-            self.launcher.start(&plan, Given { descriptors, group, ..Given::default() }).await?;
-        Ok(Running { jail, output, _slot: slot })
+        // Nobody else is this user before everything in the jail has ended.
+        let given = Given { descriptors, group, afterwards: Some(Box::new(move || drop(lease))) };
+        let (jail, output) = self.launcher.start(&plan, given).await?;
+        Ok(Running { jail, output })
     }
 
     fn plan(
         &self,
-        slot: &Slot,
+        lease: &Lease,
         group: Option<&Group>,
         arguments: Vec<OsString>,
         descriptors: &[(u32, OwnedFd)],
     ) -> Result<Plan, Error> {
         let me =
             Ids { user: rustix::process::geteuid().as_raw(), group: rustix::process::getegid().as_raw() };
-        let first = slot.first();
         let (owners, range) = if self.privileged {
-            let ids = |id: u32| Ids { user: first + id, group: first + id };
-            let range = Range { inside: 0, outside: first, count: SPAN };
-            (Owners { root: ids(0), agent: ids(USER) }, [range, range])
+            let user = u16::try_from(USER).unwrap_or_default();
+            (Owners { root: lease.id(0), agent: lease.id(user) }, [lease.range(), lease.range()])
         } else {
             let only = Ids { user: USER, group: USER };
             let one = |outside| Range { inside: USER, outside, count: 1 };
@@ -246,7 +221,6 @@ fn limit(resource: libc::__rlimit_resource_t) -> u32 {
 pub(super) struct Running {
     jail: Jail,
     output: Output,
-    _slot: Slot,
 }
 
 impl Running {

@@ -57,7 +57,6 @@ pub struct Driver {
 /// What the driver and its background work have in common.
 pub(super) struct Shared {
     limits: Machines,
-    images: PathBuf,
     disks: Disks,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
@@ -93,8 +92,8 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Driver {
-    /// A driver with these limits, whose images are under `images`. Nothing is looked at before it is needed.
-    pub fn new(limits: Machines, images: PathBuf, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Self {
+    /// A driver with these limits. Nothing is looked at before it is needed.
+    pub fn new(limits: Machines, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Self {
         let root = std::path::absolute(&limits.root).unwrap_or_else(|_| limits.root.clone());
         // Later than any generation of an earlier server on the same machines.
         let first = u64::try_from(clock.now().as_micros()).unwrap_or(0).max(1);
@@ -102,7 +101,6 @@ impl Driver {
             shared: Arc::new(Shared {
                 disks: Disks::new(root.join("disks")),
                 limits: Machines { root, ..limits },
-                images,
                 clock,
                 rng,
                 host: OnceCell::new(),
@@ -126,7 +124,7 @@ impl Shared {
 
     async fn base(&self) -> Result<Arc<Base>, Error> {
         let open = || async {
-            let (images, named) = (Images::new(self.images.clone()), self.limits.image.clone());
+            let (images, named) = (Images::new(self.limits.images.clone()), self.limits.image.clone());
             blocking(move || Base::open(&images, named.as_deref()).map(Arc::new)).await
         };
         self.base.get_or_try_init(open).await.cloned()
@@ -310,6 +308,13 @@ impl crate::Driver for Driver {
     ) -> Result<usize, Error> {
         let disks = self.shared.disks.clone();
         blocking(move || disks.sweep()).await?;
+        let sweeping = Arc::clone(&self.shared);
+        if self.shared.host().await.is_ok() {
+            let swept = blocking(move || Ok(sweeping.host.get().map_or(0, Host::sweep))).await?;
+            if swept > 0 {
+                tracing::info!(swept, "removed the control groups of virtual machines that a crash had left");
+            }
+        }
         let unknown: Vec<_> =
             lock(&self.shared.running).keys().filter(|session| !keep(session)).copied().collect();
         let mut ended = 0;

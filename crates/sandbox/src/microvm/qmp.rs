@@ -81,7 +81,7 @@ impl Qmp {
     pub(super) async fn give(&mut self, name: &str, descriptor: BorrowedFd<'_>) -> Result<(), Error> {
         let bytes = line("getfd", &json!({ "fdname": name }));
         let mut sent = 0;
-        let send = || {
+        let give = || {
             let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut ancillary = SendAncillaryBuffer::new(&mut space);
             let descriptors = [descriptor];
@@ -89,7 +89,7 @@ impl Qmp {
             let slices = [IoSlice::new(&bytes)];
             Ok(rustix::net::sendmsg(self.stream.as_fd(), &slices, &mut ancillary, SendFlags::NOSIGNAL)?)
         };
-        sent += self.stream.async_io(Interest::WRITABLE, send).await.map_err(Error::Ended)?;
+        sent += self.stream.async_io(Interest::WRITABLE, give).await.map_err(Error::Ended)?;
         let rest = bytes.get(sent..).unwrap_or_default();
         self.stream.write_all(rest).await.map_err(Error::Ended)?;
         self.answer().await

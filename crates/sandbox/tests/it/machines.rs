@@ -36,7 +36,7 @@ async fn limits(folder: &Path) -> Machines {
 }
 
 fn driver(limits: Machines) -> microvm::Driver {
-    microvm::Driver::new(limits, PathBuf::new(), Arc::new(karta_types::time::System), rng())
+    microvm::Driver::new(limits, Arc::new(karta_types::time::System), rng())
 }
 
 fn shell(text: &str) -> Command {
@@ -141,7 +141,8 @@ async fn the_real_claude_code_starts_in_a_machine() {
     spec.harness = Some(folder.clone());
     let sandbox = driver.acquire(&spec).await.unwrap();
     let inside = sandbox.place().harness.clone().unwrap().join(program);
-    let command = Command { program: inside.display().to_string(), args: vec!["--version".to_owned()], ..shell("") };
+    let command =
+        Command { program: inside.display().to_string(), args: vec!["--version".to_owned()], ..shell("") };
     let (exit, said) = run(&*sandbox, &command).await;
     println!("{said}");
     assert_eq!(exit.status, Some(0), "{said}");
