@@ -117,6 +117,13 @@ impl Driver {
     }
 }
 
+impl Driver {
+    /// How many machines wait for a session.
+    pub fn waiting(&self) -> usize {
+        self.shared.pool.ready()
+    }
+}
+
 impl Shared {
     async fn host(&self) -> Result<&Host, Error> {
         self.host.get_or_try_init(|| Host::new(&self.limits)).await
@@ -161,21 +168,32 @@ impl Shared {
         made.cloned()
     }
 
-    /// A machine that nobody has, of this kind.
-    async fn spare(self: &Arc<Self>, kind: &Kind) -> Result<Spare, Error> {
-        if let Some(spare) = self.pool.take(&kind.key) {
-            return Ok(spare);
-        }
-        let snapshot = self.snapshot(kind).await?;
-        boot::restore(self, kind, &snapshot).await
-    }
-
     /// Makes a machine a session's.
     async fn make(self: &Arc<Self>, spec: &Spec) -> Result<GuestSandbox, Error> {
         let kind = keys::kind(self, spec.harness.as_deref()).await?;
-        let (spare, release) =
-            tokio::try_join!(self.spare(&kind), self.disks.release(&spec.release, &spec.digest))?;
+        let release = self.disks.release(&spec.release, &spec.digest).await?;
+        let waiting = self.pool.take(&kind.key);
         pool::refill(self, &kind);
+        if let Some(spare) = waiting {
+            match self.give(&kind, spare, release.clone(), spec).await {
+                Ok(sandbox) => return Ok(sandbox),
+                // It has died while it waited, which may not have been seen yet.
+                Err(error) => tracing::warn!(error = crate::chain(&error), "a waiting machine was of no use"),
+            }
+        }
+        let snapshot = self.snapshot(&kind).await?;
+        let spare = boot::restore(self, &kind, &snapshot).await?;
+        self.give(&kind, spare, release, spec).await
+    }
+
+    /// Gives a machine to a session.
+    async fn give(
+        &self,
+        kind: &Kind,
+        spare: Spare,
+        release: PathBuf,
+        spec: &Spec,
+    ) -> Result<GuestSandbox, Error> {
         let Spare { vm, release: disk } = spare;
         blocking(move || disks::copy(&release, &disk)).await?;
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;

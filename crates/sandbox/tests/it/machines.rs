@@ -150,3 +150,175 @@ async fn the_real_claude_code_starts_in_a_machine() {
     assert!(said.contains(version), "{said}");
     sandbox.close().await.unwrap();
 }
+
+/// What must never be the same in two machines.
+const WHO: &str = "cat /etc/machine-id; hostname; cat /proc/sys/kernel/random/boot_id; head -c 32 /dev/urandom | od -An -tx1; \
+                   cat /proc/sys/kernel/random/uuid; od -An -tx1 -N16 /dev/random";
+
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn two_copies_of_one_snapshot_have_no_secret_in_common_and_know_the_time() {
+    let world = World::new();
+    let driver = driver(limits(world.folder.path()).await);
+    let mut seen = BTreeSet::new();
+    for number in 0..3 {
+        let sandbox = driver.acquire(&world.spec(number, "one")).await.unwrap();
+        let said = say(&*sandbox, WHO).await;
+        let lines: Vec<_> = said.lines().map(|line| line.trim().to_owned()).collect();
+        assert!(lines.len() >= 6, "{said}");
+        for line in lines {
+            assert!(seen.insert(line.clone()), "`{line}` is in two machines");
+        }
+        let before = karta_types::Clock::now(&karta_types::time::System).as_millis() / 1000;
+        let inside: i64 = say(&*sandbox, "date +%s").await.trim().parse().unwrap();
+        let after = karta_types::Clock::now(&karta_types::time::System).as_millis() / 1000;
+        assert!((before - 1..=after + 1).contains(&inside), "{before} {inside} {after}");
+        sandbox.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn machines_wait_and_are_given_and_made_again() {
+    let world = World::new();
+    let limits = Machines { warm: 2, warm_ceiling: 2, ..limits(world.folder.path()).await };
+    let driver = driver(limits);
+    let first = driver.acquire(&world.spec(1, "one")).await.unwrap();
+    let full = async {
+        while driver.waiting() < 2 {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), full).await.unwrap();
+    assert_eq!(machines().len(), 3);
+    // Its release is one that no machine was made for.
+    world.write("late.txt", "after the machine was made\n");
+    let second = driver.acquire(&world.spec(2, "two")).await.unwrap();
+    assert_eq!(say(&*second, "cat late.txt").await, "after the machine was made\n");
+    // One that dies while it waits is not given to anybody.
+    let full = async {
+        while driver.waiting() < 2 {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), full).await.unwrap();
+    for pid in machines() {
+        kill(pid);
+    }
+    let third = driver.acquire(&world.spec(3, "one")).await.unwrap();
+    assert_eq!(say(&*third, "echo here").await, "here\n");
+    drop((first, second, third, driver));
+    gone().await;
+}
+
+/// Waits until no machine is left.
+async fn gone() {
+    let none = async {
+        while !machines().is_empty() {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), none)
+        .await
+        .expect("machines end with their handles");
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    // It may have ended just now.
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn a_machine_stands_still_and_goes_on_and_a_killed_one_is_replaced() {
+    let world = World::new();
+    let driver = driver(limits(world.folder.path()).await);
+    let sandbox = driver.acquire(&world.spec(1, "one")).await.unwrap();
+    let mut counting =
+        sandbox.spawn(&shell("i=0; while read -r line; do i=$((i+1)); echo $line $i; done")).await.unwrap();
+    let mut answer = vec![0; 4];
+    counting.stdin.write_all(b"a\n").await.unwrap();
+    counting.stdout.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"a 1\n");
+    sandbox.pause().await.unwrap();
+    sandbox.pause().await.unwrap();
+    counting.stdin.write_all(b"b\n").await.unwrap();
+    let cpu = ticks();
+    // Nothing inside can answer. Some time has to go by for that to mean something.
+    let silent = tokio::time::timeout(std::time::Duration::from_millis(300), counting.stdout.read_u8()).await;
+    assert!(silent.is_err());
+    assert!(ticks() - cpu < 5, "a machine that stands still takes no time of the processor");
+    sandbox.wake().await.unwrap();
+    counting.stdout.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"b 2\n");
+
+    for pid in machines() {
+        kill(pid);
+    }
+    let ended = counting.control.wait().await;
+    assert_eq!(ended, Exit { status: None, signal: Some(9) });
+    assert!(sandbox.spawn(&shell("true")).await.is_err());
+    sandbox.close().await.unwrap();
+    let next = driver.acquire(&world.spec(1, "one")).await.unwrap();
+    assert!(next.fresh());
+    assert_ne!(next.id(), sandbox.id());
+    assert_eq!(say(&*next, "ls").await, "CLAUDE.md\nagents\n");
+    driver.erase(crate::support::session(1)).await.unwrap();
+    assert!(machines().is_empty());
+}
+
+/// The processor time of all machines, in the kernel's ticks.
+fn ticks() -> u64 {
+    let of = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+    };
+    machines().into_iter().filter_map(of).sum()
+}
+
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn a_damaged_snapshot_is_made_again_and_a_whole_one_is_used() {
+    let world = World::new();
+    let limits = limits(world.folder.path()).await;
+    driver(limits.clone()).check().await.unwrap();
+    let snapshots = limits.root.join("snapshots");
+    let memory = |folder: &Path| {
+        let home = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+        home.join("memory")
+    };
+    let written = std::fs::metadata(memory(&snapshots)).unwrap().modified().unwrap();
+    driver(limits.clone()).check().await.unwrap();
+    assert_eq!(
+        std::fs::metadata(memory(&snapshots)).unwrap().modified().unwrap(),
+        written,
+        "it was used as it is"
+    );
+    let file = std::fs::File::options().write(true).open(memory(&snapshots)).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"damage", 32 << 20).unwrap();
+    let driver = driver(limits);
+    let sandbox = driver.acquire(&world.spec(1, "one")).await.unwrap();
+    assert_eq!(say(&*sandbox, "echo well").await, "well\n");
+    sandbox.close().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn a_session_s_disk_has_an_end_and_nothing_else_is_written() {
+    let world = World::new();
+    let driver = driver(limits(world.folder.path()).await);
+    let sandbox = driver.acquire(&world.spec(1, "one")).await.unwrap();
+    let (exit, said) = run(&*sandbox, &shell("dd if=/dev/zero of=big bs=1M count=600 2>&1")).await;
+    assert_ne!(exit.status, Some(0));
+    assert!(said.contains("No space left"), "{said}");
+    assert_eq!(say(&*sandbox, "rm big; echo room > small; cat small").await, "room\n");
+    for place in ["/usr/x", "/opt/harness/x", "/release/x", "/etc/x"] {
+        let (exit, _) = run(&*sandbox, &shell(&format!("echo x > {place}"))).await;
+        assert_ne!(exit.status, Some(0), "{place} can be written");
+    }
+    sandbox.close().await.unwrap();
+    assert!(machines().is_empty());
+}
