@@ -213,6 +213,11 @@ pub trait Driver: Send + Sync {
     /// The session's sandbox: its place made, or found and brought up to the release. Where it runs already on the same release,
     /// another handle of the same.
     async fn acquire(&self, spec: &Spec) -> Result<Box<dyn Sandbox>, Error>;
+    /// A parked sandbox goes on, see [`Sandbox::park`]. The folder stays as it is. An error if it was parked by a machine that
+    /// differs in what matters, or on another release: then what was checkpointed is all there is.
+    async fn revive(&self, _spec: &Spec, _from: &Path) -> Result<Box<dyn Sandbox>, Error> {
+        Err(Error::Unavailable("this driver can't keep what runs".to_owned()))
+    }
     /// Removes every place of a session for good. No error if there is none.
     async fn erase(&self, session: SessionId) -> Result<(), Error>;
     /// Ends what a crash left behind: every place whose session `keep` does not know. Answers how many.
@@ -259,6 +264,18 @@ pub trait Sandbox: Send + Sync {
     /// Lets everything inside go on.
     async fn wake(&self) -> Result<(), Error> {
         Ok(())
+    }
+    /// Writes the whole sandbox into an empty folder, programs that run included, and ends it: [`Driver::revive`] lets it go on from
+    /// there, in this server or a later one. Whoever holds its processes sees them break off as if they were killed, and lets go of
+    /// them; they are handed out anew, see [`Sandbox::adopt`]. If it fails, all goes on as before. The folder holds the memory of the
+    /// programs as it is: whoever reads it reads their secrets.
+    async fn park(&self, _into: &Path) -> Result<(), Error> {
+        Err(Error::Unavailable("this driver can't keep what runs".to_owned()))
+    }
+    /// The programs that have run since before the sandbox was parked, in the order in which they were started. Whoever asks first
+    /// gets them; with what they have written and nobody has read.
+    fn adopt(&self) -> Vec<Process> {
+        Vec::new()
     }
     /// Ends everything inside and waits until nothing of it is left on the host. Dropping the last handle does the same without
     /// waiting. A driver that [keeps](Driver::keeps) places keeps the files.

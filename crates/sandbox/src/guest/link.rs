@@ -52,11 +52,12 @@ impl Drop for Handle {
 pub(super) struct Shared {
     state: Mutex<State>,
     /// Something is to be sent.
-    work: Notify,
-    generation: u64,
+    pub(super) work: Notify,
+    pub(super) generation: u64,
     uplink: Arc<dyn Uplink>,
     hello: watch::Sender<bool>,
     ended: watch::Sender<Option<Arc<str>>>,
+    pub(super) drained: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -69,11 +70,16 @@ impl std::fmt::Debug for Shared {
 pub(super) struct State {
     pub(super) entries: HashMap<u32, Entry>,
     /// Streams with something to send, in order.
-    dirty: VecDeque<u32>,
-    host_last: u32,
-    guest_last: u32,
+    pub(super) dirty: VecDeque<u32>,
+    pub(super) host_last: u32,
+    pub(super) guest_last: u32,
     /// Why the link has ended.
     pub(super) ended: Option<Arc<str>>,
+    /// The only stream that is sent to, while the guest is to be at rest.
+    pub(super) only: Option<u32>,
+    /// Whether the end of the channel is expected; then what of a frame had come.
+    pub(super) parking: bool,
+    pub(super) rest: Option<Vec<u8>>,
 }
 
 /// One stream.
@@ -81,37 +87,37 @@ pub(super) struct State {
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about one of two directions")]
 pub(super) struct Entry {
     /// What opens it, until it is sent.
-    opening: Option<Vec<u8>>,
-    answer: Option<oneshot::Sender<Answer>>,
+    pub(super) opening: Option<Vec<u8>>,
+    pub(super) answer: Option<oneshot::Sender<Answer>>,
     /// Whether the answer is all that comes.
-    unary: bool,
-    exit: Option<watch::Sender<Option<Exit>>>,
-    signal: Option<u8>,
-    dirty: bool,
+    pub(super) unary: bool,
+    pub(super) exit: Option<watch::Sender<Option<Exit>>>,
+    pub(super) signal: Option<u8>,
+    pub(super) dirty: bool,
 
     pub(super) received: VecDeque<Bytes>,
     /// How many bytes the guest may still send.
-    granted: u32,
+    pub(super) granted: u32,
     /// How many bytes were read and not granted anew.
     pub(super) used: u32,
     /// Whether the guest sends no more; whether it broke.
     pub(super) incoming_over: Option<bool>,
     pub(super) reader: Option<Waker>,
     /// Whether somebody may still read.
-    reading: bool,
-    stop: bool,
+    pub(super) reading: bool,
+    pub(super) stop: bool,
 
     pub(super) sending: BytesMut,
-    window: u32,
+    pub(super) window: u32,
     pub(super) writer: Option<Waker>,
     pub(super) finish: bool,
-    finished: bool,
+    pub(super) finished: bool,
     /// Whether the guest takes no more.
     pub(super) refused: bool,
 }
 
 impl Entry {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             opening: None,
             answer: None,
@@ -152,7 +158,8 @@ impl Entry {
 }
 
 /// A program that was started.
-pub(super) struct Program {
+#[derive(Debug)]
+pub(crate) struct Program {
     pub(super) id: u32,
     pub(super) stdin: Outgoing,
     pub(super) stdout: Incoming,
@@ -177,16 +184,32 @@ impl Link {
     where
         C: AsyncRead + AsyncWrite + Send + 'static,
     {
+        Self::with(channel, generation, uplink, State::default(), Decoder::default())
+    }
+
+    /// A link that begins in this state.
+    pub(super) fn with<C>(
+        channel: C,
+        generation: u64,
+        uplink: Arc<dyn Uplink>,
+        state: State,
+        decoder: Decoder,
+    ) -> Self
+    where
+        C: AsyncRead + AsyncWrite + Send + 'static,
+    {
         let (reader, writer) = tokio::io::split(channel);
         let shared = Arc::new(Shared {
-            state: Mutex::default(),
+            state: Mutex::new(state),
             work: Notify::new(),
             generation,
             uplink,
             hello: watch::Sender::new(false),
             ended: watch::Sender::new(None),
+            drained: watch::Sender::new(false),
         });
-        let tasks = [task(read(Arc::clone(&shared), reader)), task(write(Arc::clone(&shared), writer))];
+        let tasks =
+            [task(read(Arc::clone(&shared), reader, decoder)), task(write(Arc::clone(&shared), writer))];
         Self(Arc::new(Handle { shared, tasks }))
     }
 
@@ -272,7 +295,11 @@ impl Link {
         self.0.shared.signal(id, signal);
     }
 
-    fn open(
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    pub(super) fn open(
         &self,
         request: &Request,
         unary: bool,
@@ -314,7 +341,7 @@ impl Link {
         Ok((id, answered))
     }
 
-    async fn answer(
+    pub(super) async fn answer(
         &self,
         request: &Request,
         answer: oneshot::Receiver<Answer>,
@@ -377,13 +404,13 @@ fn task(future: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     tokio::spawn(future)
 }
 
-async fn read(shared: Arc<Shared>, mut channel: impl AsyncRead + Unpin) {
-    let mut decoder = Decoder::default();
+async fn read(shared: Arc<Shared>, mut channel: impl AsyncRead + Unpin, mut decoder: Decoder) {
     let mut buffer = vec![0; BATCH];
     let reason = loop {
         let length = match channel.read(&mut buffer).await {
-            Ok(0) => break "the sandbox has ended".to_owned(),
-            Ok(length) => length,
+            Ok(length) if length > 0 => length,
+            Ok(_) | Err(_) if shared.drained(decoder.rest()) => return,
+            Ok(_) => break "the sandbox has ended".to_owned(),
             Err(error) => break format!("reading from the sandbox failed: {error}"),
         };
         decoder.push(&buffer[..length]);
@@ -486,7 +513,7 @@ impl Shared {
     }
 
     /// Ends everything, once.
-    fn end(&self, reason: &str) {
+    pub(super) fn end(&self, reason: &str) {
         let mut state = self.lock();
         if state.ended.is_some() {
             return;
@@ -510,7 +537,7 @@ impl Shared {
     fn gather(&self, batch: &mut Vec<u8>) {
         let mut state = self.lock();
         while batch.len() < BATCH {
-            let Some(id) = state.dirty.pop_front() else { return };
+            let Some(id) = state.next() else { return };
             let Some(entry) = state.entries.get_mut(&id) else { continue };
             entry.dirty = false;
             let more = entry.emit(id, self.generation, batch);
@@ -652,6 +679,13 @@ impl Shared {
 }
 
 impl State {
+    /// The next stream that may be sent to.
+    fn next(&mut self) -> Option<u32> {
+        let Some(only) = self.only else { return self.dirty.pop_front() };
+        let at = self.dirty.iter().position(|id| *id == only)?;
+        self.dirty.remove(at)
+    }
+
     /// Forgets a stream that is over and that nobody reads any more.
     fn settle(&mut self, id: u32) {
         if self.entries.get(&id).is_some_and(|entry| entry.over() && !entry.reading && !entry.dirty) {

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +12,8 @@ use karta_guest::proto::message::{Base, Request, Spawn};
 use karta_types::SandboxId;
 use tokio::sync::watch;
 
-use super::link::io_error;
+use super::link::{Program, io_error};
+use super::park::Parked;
 use super::{Link, Machine, files};
 use crate::paths::plain;
 use crate::uplink::Service;
@@ -20,6 +21,33 @@ use crate::{Command, Control, Duplex, Error, Exit, Place, Process};
 
 /// How long a guest may take to answer: software emulation is slow, and a guest that takes longer is lost.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The file of a parked sandbox that says what it was. Written last.
+const RECORD: &str = "parked.json";
+
+/// What a parked sandbox was.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Record {
+    id: String,
+    pub(crate) harness: bool,
+    pub(crate) link: Parked,
+}
+
+impl Record {
+    /// The record in this folder.
+    pub(crate) fn read(folder: &Path) -> Result<(SandboxId, Self), Error> {
+        let path = folder.join(RECORD);
+        let text = std::fs::read(&path).map_err(|source| Error::File {
+            doing: "reading",
+            path: path.clone(),
+            source,
+        })?;
+        let damaged = || Error::Unavailable("what was kept of a sandbox is damaged".to_owned());
+        let record: Self = serde_json::from_slice(&text).map_err(|_| damaged())?;
+        let id = record.id.parse().map_err(|_| damaged())?;
+        Ok((id, record))
+    }
+}
 
 /// What a sandbox is made of.
 pub struct Setup {
@@ -50,18 +78,25 @@ impl std::fmt::Debug for Setup {
 pub struct GuestSandbox {
     inner: Arc<Setup>,
     fresh: bool,
+    /// Programs that have run since before the machine was parked, until somebody takes them.
+    adopted: Arc<Mutex<Vec<Program>>>,
 }
 
 impl GuestSandbox {
     /// The first handle.
     pub fn new(setup: Setup) -> Self {
         let fresh = setup.fresh;
-        Self { inner: Arc::new(setup), fresh }
+        Self { inner: Arc::new(setup), fresh, adopted: Arc::default() }
+    }
+
+    /// The first handle of one that was parked, with the programs that run in it.
+    pub(crate) fn revived(setup: Setup, programs: Vec<Program>) -> Self {
+        Self { adopted: Arc::new(Mutex::new(programs)), ..Self::new(setup) }
     }
 
     /// A further handle, for which nothing is fresh.
     pub fn another(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), fresh: false }
+        Self { inner: Arc::clone(&self.inner), fresh: false, adopted: Arc::clone(&self.adopted) }
     }
 
     /// A handle that keeps nothing alive.
@@ -84,6 +119,15 @@ impl GuestSandbox {
         Arc::strong_count(&self.inner)
     }
 
+    fn process(&self, program: Program) -> Process {
+        Process {
+            stdin: Box::new(program.stdin),
+            stdout: Box::new(program.stdout),
+            stderr: Box::new(program.stderr),
+            control: Box::new(Running { link: self.inner.link.clone(), id: program.id, exit: program.exit }),
+        }
+    }
+
     /// Where a path of the caller lies: a relative one is under the home; none if it is elsewhere.
     fn resolve(&self, path: &Path) -> Option<(Base, PathBuf)> {
         if path.is_relative() {
@@ -103,7 +147,7 @@ pub struct WeakSandbox(std::sync::Weak<Setup>);
 impl WeakSandbox {
     /// A further handle, if any is left.
     pub fn upgrade(&self) -> Option<GuestSandbox> {
-        Some(GuestSandbox { inner: self.0.upgrade()?, fresh: false })
+        Some(GuestSandbox { inner: self.0.upgrade()?, fresh: false, adopted: Arc::default() })
     }
 }
 
@@ -137,6 +181,26 @@ impl crate::Sandbox for GuestSandbox {
         self.inner.machine.wake().await
     }
 
+    async fn park(&self, into: &Path) -> Result<(), Error> {
+        let Setup { link, machine, id, place, .. } = &*self.inner;
+        let hold = link.hold(PATIENCE).await?;
+        machine.save(into).await?;
+        let link = link.seal(hold).await?;
+        let record = Record { id: id.to_string(), harness: place.harness.is_some(), link };
+        let path = into.join(RECORD);
+        let written = async {
+            let text = serde_json::to_vec(&record).unwrap_or_default();
+            tokio::fs::write(&path, text).await?;
+            tokio::fs::File::open(&path).await?.sync_all().await
+        };
+        written.await.map_err(|source| Error::File { doing: "writing", path: path.clone(), source })
+    }
+
+    fn adopt(&self) -> Vec<Process> {
+        let programs = std::mem::take(&mut *self.adopted.lock().unwrap_or_else(PoisonError::into_inner));
+        programs.into_iter().map(|program| self.process(program)).collect()
+    }
+
     async fn close(&self) -> Result<(), Error> {
         self.inner.link.close("the sandbox was closed");
         self.inner.machine.close().await
@@ -159,12 +223,7 @@ impl crate::Sandbox for GuestSandbox {
         });
         let program = self.inner.link.spawn(&request, PATIENCE).await?;
         let program = program.map_err(|failure| failed(io_error(failure)))?;
-        Ok(Process {
-            stdin: Box::new(program.stdin),
-            stdout: Box::new(program.stdout),
-            stderr: Box::new(program.stderr),
-            control: Box::new(Running { link: self.inner.link.clone(), id: program.id, exit: program.exit }),
-        })
+        Ok(self.process(program))
     }
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Duplex>, Error> {

@@ -13,13 +13,14 @@ mod disks;
 mod keys;
 mod launch;
 mod memory;
+mod park;
 mod pool;
 mod qmp;
 mod snapshot;
 mod vm;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -161,6 +162,16 @@ impl Shared {
         found
     }
 
+    /// From now on the session has this machine.
+    fn note(&self, spec: &Spec, sandbox: &GuestSandbox) {
+        let running = Running { digest: spec.digest.clone(), sandbox: sandbox.downgrade() };
+        let mut table = lock(&self.running);
+        if table.len() == table.capacity() {
+            table.retain(|_, running| running.sandbox.upgrade().is_some());
+        }
+        table.insert(spec.session, running);
+    }
+
     /// The snapshot of this kind: made once, by whoever is first.
     async fn snapshot(&self, kind: &Kind) -> Result<Arc<Snapshot>, Error> {
         let cell = Arc::clone(lock(&self.snapshots).entry(kind.key.clone()).or_default());
@@ -194,12 +205,13 @@ impl Shared {
         release: PathBuf,
         spec: &Spec,
     ) -> Result<GuestSandbox, Error> {
-        let Spare { vm, release: disk } = spare;
+        let Spare { vm, release: disk, session } = spare;
         blocking(move || disks::copy(&release, &disk)).await?;
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         let (running, control, stream) = vm.into_parts()?;
+        let kept = park::What { session, key: kind.key.clone(), digest: spec.digest.clone() };
         let link = Link::start(stream, generation, Arc::clone(&spec.uplink));
-        let machine = Kept::new(running, control, link.clone(), Arc::clone(&self.clock), ());
+        let machine = Kept::new(running, control, link.clone(), Arc::clone(&self.clock), kept);
         let notes = link.request(&Request::Configure(self.identity()?), CONFIGURE).await?;
         if !notes.is_empty() {
             tracing::warn!(session = %spec.session, ?notes, "a virtual machine works, but not as it should");
@@ -300,12 +312,22 @@ impl crate::Driver for Driver {
             sandbox.close().await?;
         }
         let sandbox = shared.make(spec).await?;
-        let running = Running { digest: spec.digest.clone(), sandbox: sandbox.downgrade() };
-        let mut table = lock(&shared.running);
-        if table.len() == table.capacity() {
-            table.retain(|_, running| running.sandbox.upgrade().is_some());
+        shared.note(spec, &sandbox);
+        Ok(Box::new(sandbox))
+    }
+
+    async fn revive(&self, spec: &Spec, from: &Path) -> Result<Box<dyn crate::Sandbox>, Error> {
+        let shared = &self.shared;
+        let lane = shared.lane(spec.session);
+        let _turn = lane.lock().await;
+        if shared
+            .running(spec.session)
+            .is_some_and(|(_, sandbox)| sandbox.link().ended().now_or_never().is_none())
+        {
+            return Err(Error::Unavailable("the session has a machine that runs: close it first".to_owned()));
         }
-        table.insert(spec.session, running);
+        let sandbox = park::revive(shared, spec, from).await?;
+        shared.note(spec, &sandbox);
         Ok(Box::new(sandbox))
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use karta_sandbox::image::{Image, Images, Recipe};
 use karta_sandbox::limits::Machines;
-use karta_sandbox::{Command, Driver, Exit, Sandbox, microvm};
+use karta_sandbox::{Command, Driver, Exit, Sandbox, Spec, microvm};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{World, rng};
@@ -320,5 +320,86 @@ async fn a_session_s_disk_has_an_end_and_nothing_else_is_written() {
         assert_ne!(exit.status, Some(0), "{place} can be written");
     }
     sandbox.close().await.unwrap();
+    assert!(machines().is_empty());
+}
+
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn a_machine_is_put_aside_and_goes_on_under_another_server() {
+    let world = World::new();
+    let limits = limits(world.folder.path()).await;
+    let first = driver(limits.clone());
+    let spec = world.spec(1, "one");
+    let sandbox = first.acquire(&spec).await.unwrap();
+    say(&*sandbox, "echo kept > note").await;
+    let text =
+        "i=0; echo begun >&2; while read -r line; do i=$((i+1)); echo $line $i; done; echo over; exit 3";
+    let mut counting = sandbox.spawn(&shell(text)).await.unwrap();
+    // A connection from inside to a service, which is cut, and a program that has written what nobody reads.
+    let flood = sandbox
+        .spawn(&shell("trap '' PIPE; while echo xxxxxxxxxxxxxxxxxxxxxxxx; do :; done; sleep 1000"))
+        .await
+        .unwrap();
+    let mut answer = vec![0; 4];
+    counting.stdin.write_all(b"a\n").await.unwrap();
+    counting.stdout.read_exact(&mut answer).await.unwrap();
+    let who = say(&*sandbox, "cat /etc/machine-id").await;
+    let folder = world.folder.path().join("parked");
+    std::fs::create_dir(&folder).unwrap();
+    counting.stdin.write_all(b"b\n").await.unwrap();
+    sandbox.park(&folder).await.unwrap();
+    assert!(machines().is_empty());
+    assert!(sandbox.spawn(&shell("true")).await.is_err());
+    let size: u64 = std::fs::read_dir(&folder)
+        .unwrap()
+        .flatten()
+        .map(|entry| {
+            use std::os::unix::fs::MetadataExt as _;
+            entry.metadata().unwrap().blocks() * 512
+        })
+        .sum();
+    println!("parked: {size} bytes");
+    drop((counting, flood));
+    let id = sandbox.id();
+    drop((sandbox, first));
+
+    let second = driver(limits);
+    let other = Spec { digest: "two".to_owned(), ..spec.clone() };
+    assert!(second.revive(&other, &folder).await.is_err(), "it has another release");
+    let sandbox = second.revive(&spec, &folder).await.unwrap();
+    assert_eq!(sandbox.id(), id);
+    assert!(!sandbox.fresh());
+    let mut running = sandbox.adopt();
+    assert_eq!(running.len(), 2);
+    assert!(sandbox.adopt().is_empty(), "they are handed out once");
+    let mut counting = running.remove(0);
+    counting.stdout.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"b 2\n");
+    counting.stdin.write_all(b"c\n").await.unwrap();
+    counting.stdout.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"c 3\n");
+    counting.stdin.shutdown().await.unwrap();
+    let mut rest = String::new();
+    counting.stdout.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "over\n");
+    rest.clear();
+    counting.stderr.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "begun\n");
+    assert_eq!(counting.control.wait().await, Exit { status: Some(3), signal: None });
+    // The other one goes on with what was not read.
+    let mut piece = vec![0; 100_000];
+    running[0].stdout.read_exact(&mut piece).await.unwrap();
+    assert!(piece.chunks(25).all(|line| line.iter().all(|byte| matches!(byte, b'x' | b'\n'))));
+    assert_eq!(say(&*sandbox, "cat note; cat /etc/machine-id").await, format!("kept\n{who}"));
+    let inside: i64 = say(&*sandbox, "date +%s").await.trim().parse().unwrap();
+    let now = karta_types::Clock::now(&karta_types::time::System).as_millis() / 1000;
+    assert!((inside - now).abs() <= 2);
+    sandbox.close().await.unwrap();
+    // What was put aside is still there: it can be taken up once more.
+    let sandbox = second.revive(&spec, &folder).await.unwrap();
+    assert_eq!(sandbox.adopt().len(), 2);
+    sandbox.close().await.unwrap();
+    std::fs::write(folder.join("parked.json"), "{").unwrap();
+    assert!(second.revive(&spec, &folder).await.is_err());
     assert!(machines().is_empty());
 }

@@ -1,0 +1,148 @@
+//! A machine put aside on disk with all that runs in it, and taken up again.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use karta_guest::proto::message::Request;
+use serde::{Deserialize, Serialize};
+
+use super::boot::{MEBIBYTE, Parts};
+use super::disks::at;
+use super::keys::Key;
+use super::qmp::Qmp;
+use super::vm::{self, Kept, Origin, Vm};
+use super::{CONFIGURE, Shared, blocking, boot, disks, keys, memory, place};
+use crate::guest::{GuestSandbox, Record, Setup};
+use crate::{Error, Spec};
+
+/// The state of the machine with its memory, the session's disk, and which machine it was.
+const STATE: &str = "state";
+const DISK: &str = "disk";
+const MACHINE: &str = "machine.json";
+/// How long a machine may take to read its whole memory.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// What it takes to save a machine.
+#[derive(Debug)]
+pub(super) struct What {
+    /// The file that is the session's disk.
+    pub(super) session: File,
+    /// The kind of machine.
+    pub(super) key: Key,
+    /// The release in it.
+    pub(super) digest: String,
+}
+
+/// Which machine was saved.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Machine {
+    key: Key,
+    digest: String,
+}
+
+/// Stops a machine and writes it into a folder. If that fails, it stands still and nothing of it is in the folder.
+pub(super) async fn save(control: &mut Qmp, what: &What, into: &Path) -> Result<(), Error> {
+    vm::command(control, "stop").await?;
+    let saved = write(control, what, into).await;
+    if saved.is_err() {
+        for name in [STATE, DISK, MACHINE] {
+            let _ = tokio::fs::remove_file(into.join(name)).await;
+        }
+    }
+    saved
+}
+
+async fn write(control: &mut Qmp, what: &What, into: &Path) -> Result<(), Error> {
+    let path = into.join(STATE);
+    let create = |path: &Path| {
+        File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)
+            .map_err(at("making", path))
+    };
+    let state = create(&path)?;
+    vm::save(control, &state).await?;
+    let disk = into.join(DISK);
+    let target = create(&disk)?;
+    let session = what.session.try_clone().map_err(at("reading", &disk))?;
+    let machine = Machine { key: what.key.clone(), digest: what.digest.clone() };
+    let into = into.to_owned();
+    blocking(move || {
+        disks::copy_file(&session, &target).map_err(at("writing", &disk))?;
+        for file in [&state, &target] {
+            file.sync_all().map_err(at("writing", &into))?;
+        }
+        let record = into.join(MACHINE);
+        std::fs::write(&record, serde_json::to_vec(&machine).unwrap_or_default())
+            .map_err(at("writing", &record))
+    })
+    .await
+}
+
+/// Takes a machine up again.
+pub(super) async fn revive(shared: &Arc<Shared>, spec: &Spec, from: &Path) -> Result<GuestSandbox, Error> {
+    let kind = keys::kind(shared, spec.harness.as_deref()).await?;
+    let reading = from.to_owned();
+    let (machine, (id, record)) = blocking(move || {
+        let path = reading.join(MACHINE);
+        let text = std::fs::read(&path).map_err(at("reading", &path))?;
+        let machine: Machine = serde_json::from_slice(&text)
+            .map_err(|_| Error::Unavailable("what was kept of a machine is damaged".to_owned()))?;
+        Ok((machine, Record::read(&reading)?))
+    })
+    .await?;
+    let differs = |what: &str| {
+        Err(Error::Unavailable(format!(
+            "the parked machine had {what} than machines have now: begin from a checkpoint"
+        )))
+    };
+    if machine.key != kind.key {
+        return differs("another image, harness, size or QEMU");
+    }
+    if machine.digest != spec.digest {
+        return differs("another release");
+    }
+    let base = shared.base().await?;
+    let release = shared.disks.release(&spec.release, &spec.digest).await?;
+    let (folder, from, shape) = (shared.disks.root().to_owned(), from.to_owned(), kind.shape);
+    let harness = kind.harness.is_some();
+    let (parts, state, ram) = blocking(move || {
+        let parts = boot::parts(&base, &folder, &kind, &from.join(DISK))?;
+        disks::copy(&release, &parts.release)?;
+        let path = from.join(STATE);
+        let state = File::open(&path).map_err(at("opening", &path))?;
+        let ram = memory::create(shape.memory * MEBIBYTE).map_err(at("making memory for", &path))?;
+        Ok((parts, OwnedFd::from(state), OwnedFd::from(ram)))
+    })
+    .await?;
+    let Parts { drives, session, .. } = parts;
+    let origin = Origin::State(state);
+    let started = tokio::time::timeout(PATIENCE, Vm::start(shared.host().await?, shape, origin, ram, drives));
+    let mut vm = started.await.unwrap_or_else(|_| {
+        Err(Error::Unavailable(format!("the parked machine was not read within {} s", PATIENCE.as_secs())))
+    })?;
+    vm.go_on().await?;
+    let (running, control, stream) = vm.into_parts()?;
+    let (link, programs) = record.link.revive(stream, Arc::clone(&spec.uplink))?;
+    let kept = What { session, key: machine.key, digest: machine.digest };
+    let machine = Kept::new(running, control, link.clone(), Arc::clone(&shared.clock), kept);
+    // What time has made wrong is set right, and its randomness is mixed anew.
+    link.request(&Request::Configure(shared.identity()?), CONFIGURE).await?;
+    let setup = Setup {
+        id,
+        place: place(harness),
+        link,
+        machine: Box::new(machine),
+        kept: Vec::new(),
+        fresh: false,
+        services: std::net::Ipv4Addr::LOCALHOST,
+    };
+    Ok(GuestSandbox::revived(setup, programs))
+}
