@@ -266,7 +266,7 @@ fn build_driver(
         clock,
         rng,
     };
-    Ok(karta_sandbox::registry::build(&settings.isolation, config)?)
+    Ok(karta_sandbox::registry::build(settings.driver(), config)?)
 }
 
 /// The name that the scripted harness gives its program.
@@ -538,15 +538,15 @@ impl Engine {
         [self.0.driver.clone()]
     }
 
-    /// The program of a release's harness.
-    pub(crate) fn program(&self, release: &Loaded) -> Result<String> {
+    /// The program of a release's harness, and the folder that it is installed in.
+    pub(crate) fn program(&self, release: &Loaded) -> Result<(String, Option<PathBuf>)> {
         if release.harness.package().is_none() {
-            return Ok(PLAYER.to_owned());
+            return Ok((PLAYER.to_owned(), None));
         }
         self.0
             .harnesses
             .program(release.harness, Some(&release.row.harness.version))
-            .map(|installed| installed.program.display().to_string())
+            .map(|installed| (installed.program.display().to_string(), Some(installed.folder)))
             .map_err(|missing| Error::told(ErrorCode::HarnessNotInstalled, missing.to_string()))
     }
 

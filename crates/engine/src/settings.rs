@@ -27,8 +27,9 @@ pub struct Settings {
     pub database: Option<String>,
     /// `process`: acknowledged means it survives the end of the process. `power`: also the end of power; slower.
     pub durability: Durability,
-    /// How sessions are kept apart: `process`.
-    pub isolation: String,
+    /// How sessions are kept apart: `process`, `namespace` or `microvm`. Unset, it is `process` for whoever embeds the engine and for
+    /// local development, and `microvm` for `karta serve`.
+    pub isolation: Option<String>,
     /// Seconds that finished events stay replayable.
     pub journal_retention_seconds: u64,
     /// Model providers.
@@ -368,7 +369,7 @@ impl Default for Settings {
             gateway_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             database: None,
             durability: Durability::default(),
-            isolation: "process".to_owned(),
+            isolation: None,
             journal_retention_seconds: 86_400,
             providers: Providers::default(),
             model: Model::default(),
@@ -433,7 +434,7 @@ impl Settings {
             self.database = Some(database);
         }
         if let Some(isolation) = var("KARTA_ISOLATION") {
-            self.isolation = isolation;
+            self.isolation = Some(isolation);
         }
         let provider = |key: &str, base: &str, known: &mut Option<Provider>| {
             if let Some(value) = var(key).filter(|value| !value.is_empty()) {
@@ -465,6 +466,11 @@ impl Settings {
         let name = self.model.name.clone().unwrap_or_else(|| name.to_owned());
         let small = self.model.small.clone().unwrap_or_else(|| small.to_owned());
         (provider, name, small)
+    }
+
+    /// The name of the driver that sessions run with.
+    pub fn driver(&self) -> &str {
+        self.isolation.as_deref().unwrap_or("process")
     }
 
     /// The file of service tokens.

@@ -18,3 +18,4 @@ pub mod sessions;
 pub mod stream;
 pub mod transport;
 pub mod turn;
+mod uplink;

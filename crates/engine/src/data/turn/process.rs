@@ -1,14 +1,16 @@
 //! The harness process of a session: started with everything it needs, heard, written to, ended.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine as _;
 use bytes::Bytes;
 use karta_harness::launch::{FolderPolicy, Gateway as GatewayAddress};
 use karta_harness::{Capabilities, HistorySource, Input, Launch, Native};
+use karta_sandbox::uplink::Service;
 use karta_sandbox::{Command, Sandbox, Spec};
 use karta_types::message::Content;
+use karta_types::session::Isolation;
 use karta_types::{Body, ErrorCode, RequestId};
 use serde_json::json;
 
@@ -17,6 +19,8 @@ use crate::data::releases::Loaded;
 use crate::data::transport::{self, Io, IoEvent};
 use crate::data::turn::machine::{Effect, Limits, Machine};
 use crate::data::turn::run::{NewTurn, Runner};
+use crate::data::uplink::SessionUplink;
+use crate::gateway::{self, Way};
 use crate::{Error, Result};
 
 /// A history file larger than this is not looked at to decide whether a session can be resumed.
@@ -118,9 +122,20 @@ impl Runner {
         let (before, room) = self.engine.process_place(release.harness.id(), self.row.org).await?;
         let waited = self.engine.clock().now().since(asked);
         let driver = self.engine.driver(release.harness.id());
-        let spec = Spec::new(self.row.id, release.path.clone(), release.row.digest.clone());
+        // Where sandboxes are kept from the network, a token is good only for what comes out of its own.
+        let way = if driver.isolation() > Isolation::Process {
+            Way::Sandbox(self.engine.rng().next_u128())
+        } else {
+            Way::Port
+        };
+        let (program, harness) = self.engine.program(release)?;
+        let spec = Spec {
+            harness: harness.clone(),
+            uplink: Arc::new(SessionUplink::new(self.engine.clone(), way)),
+            ..Spec::new(self.row.id, release.path.clone(), release.row.digest.clone())
+        };
         let sandbox: Arc<dyn Sandbox> = driver.acquire(&spec).await?.into();
-        let program = self.engine.program(release)?;
+        let program = inside(&program, harness.as_deref(), sandbox.place().harness.as_deref());
         let pass = self.engine.channels().open(
             self.engine.rng(),
             SessionChannel {
@@ -133,9 +148,10 @@ impl Runner {
                 clock: self.engine.shared_clock(),
                 exhausted: self.exhausted_to(),
             },
+            way,
         );
         let native = self.native(release, &*sandbox).await?;
-        let address = self.address(&pass);
+        let address = self.address(&pass, &*sandbox);
         let place = sandbox.place().clone();
         let (workspace, home, temp) =
             (place.workspace.to_string_lossy(), place.home.to_string_lossy(), place.temp.to_string_lossy());
@@ -235,11 +251,13 @@ impl Runner {
         }
     }
 
-    fn address(&self, pass: &Pass) -> GatewayAddress {
+    fn address(&self, pass: &Pass, sandbox: &dyn Sandbox) -> GatewayAddress {
         let (provider, model, small_model) = self.engine.settings().default_model();
+        let gateway = self.engine.gateway();
+        let address = sandbox.service(Service::Model).unwrap_or_else(|| gateway.address());
         GatewayAddress {
-            anthropic: self.engine.gateway().anthropic_url(),
-            openai: self.engine.gateway().openai_url(),
+            anthropic: gateway::anthropic_url(address),
+            openai: gateway::openai_url(address),
             token: pass.token.clone(),
             provider,
             model,
@@ -282,6 +300,15 @@ impl Runner {
             agent: new.agent.clone(),
             thinking: new.thinking,
         })
+    }
+}
+
+/// The harness's program as processes of the sandbox see it.
+fn inside(program: &str, folder: Option<&Path>, seen: Option<&Path>) -> String {
+    let below = folder.and_then(|folder| Path::new(program).strip_prefix(folder).ok());
+    match (below, seen) {
+        (Some(below), Some(seen)) => seen.join(below).display().to_string(),
+        _ => program.to_owned(),
     }
 }
 
