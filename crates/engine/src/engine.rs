@@ -25,6 +25,7 @@ use crate::data::hub::Hub;
 use crate::data::places::{Place, Places};
 use crate::data::releases::{Catalogue, Loaded, Packs, Publishing, Transfers};
 use crate::data::seats::Seats;
+use crate::data::turn::parked::ParkedTurns;
 use crate::data::turn::too_many_processes;
 use crate::gate::Gate;
 use crate::gateway::{self, Gateway};
@@ -63,6 +64,7 @@ struct Inner {
     harnesses: Harnesses,
     repositories: Repositories,
     driver: Arc<dyn Driver>,
+    parked: Arc<ParkedTurns>,
     scripted: Arc<dyn Driver>,
     places: Arc<Places>,
     seats: Arc<Seats>,
@@ -200,6 +202,7 @@ impl Builder {
             Scripted::Memory => crate::data::player::driver(clock.clone(), rng.clone()),
         };
         let places = Places::new(settings.limits.processes);
+        let parked = Arc::new(ParkedTurns::new(settings.data.join("parked"), keyring.clone()));
         crate::data::releases::clear_incoming(&settings.data)
             .map_err(|error| Error::internal("removing what a crash left", error))?;
         let blobs = settings.releases.blobs.clone().unwrap_or_else(|| settings.data.join("blobs"));
@@ -231,6 +234,7 @@ impl Builder {
             channels,
             gateway,
             driver,
+            parked,
             scripted,
             places,
             seats: Arc::default(),
@@ -548,6 +552,11 @@ impl Engine {
             .program(release.harness, Some(&release.row.harness.version))
             .map(|installed| (installed.program.display().to_string(), Some(installed.folder)))
             .map_err(|missing| Error::told(ErrorCode::HarnessNotInstalled, missing.to_string()))
+    }
+
+    /// Turns that wait for a person with their sandbox saved.
+    pub(crate) fn parked(&self) -> &Arc<ParkedTurns> {
+        &self.0.parked
     }
 
     pub(crate) fn places(&self) -> &Arc<Places> {
