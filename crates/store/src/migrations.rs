@@ -212,7 +212,7 @@ mod tests {
             run(&mut db).await.unwrap();
             // The second time there is nothing to do.
             run(&mut db).await.unwrap();
-            assert_eq!(reached(&mut db).await, (last, ALL.len() as i64), "from {version}");
+            assert_eq!(reached(&mut db).await, (last, i64::try_from(ALL.len()).unwrap()), "from {version}");
             check(&mut db).await.unwrap();
             let kept = query("SELECT COUNT(*) FROM api_key k JOIN project p ON p.org = k.org");
             let kept = kept.fetch_one(&mut db).await.unwrap();
@@ -230,7 +230,7 @@ mod tests {
         db.batch(ROWS).await.unwrap();
         run(&mut db).await.unwrap();
         let last = ALL.last().unwrap().version;
-        assert_eq!(reached(&mut db).await, (last, ALL.len() as i64));
+        assert_eq!(reached(&mut db).await, (last, i64::try_from(ALL.len()).unwrap()));
         db.close().await;
     }
 

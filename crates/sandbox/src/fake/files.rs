@@ -158,8 +158,9 @@ impl Files {
                 },
                 Record::Entry(next) => {
                     self.settle(open.take())?;
-                    let path =
-                        self.placed(&next.path).ok_or_else(|| Error::Escape(next.path.display().to_string()))?;
+                    let path = self
+                        .placed(&next.path)
+                        .ok_or_else(|| Error::Escape(next.path.display().to_string()))?;
                     let Entry { kind, mode, modified, .. } = next;
                     open = Some((path, Node { kind, content: Vec::new(), mode, modified, written: 0 }));
                 }
