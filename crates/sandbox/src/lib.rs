@@ -5,7 +5,7 @@
 //! here and one line in [`registry`].
 
 pub mod fake;
-mod paths;
+pub mod paths;
 pub mod process;
 pub mod registry;
 pub mod state;

@@ -7,10 +7,10 @@ use std::path::{Component, Path, PathBuf};
 use crate::Error;
 
 /// Most levels a path or a pattern may have.
-const LEVELS: usize = 64;
+pub const LEVELS: usize = 64;
 
 /// The path without `.`; none if it is absolute, empty, climbs with `..` or is deeper than any place may be.
-pub(crate) fn plain(path: &Path) -> Option<PathBuf> {
+pub fn plain(path: &Path) -> Option<PathBuf> {
     let mut clean = PathBuf::new();
     for (level, part) in path.components().enumerate() {
         match part {
@@ -24,7 +24,7 @@ pub(crate) fn plain(path: &Path) -> Option<PathBuf> {
 
 /// A pattern of folder levels; a level may hold one `*`, which stands for any characters of that one name.
 #[derive(Debug)]
-pub(crate) struct Pattern(pub(crate) Vec<Level>);
+pub struct Pattern(pub(crate) Vec<Level>);
 
 /// One level of a pattern.
 #[derive(Debug)]
@@ -37,7 +37,10 @@ pub(crate) enum Level {
 
 impl Pattern {
     /// Reads a pattern relative to a home.
-    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// It leads out of the home, or a level has more than one `*`.
+    pub fn parse(text: &str) -> Result<Self, Error> {
         let refused = || Error::Escape(text.to_owned());
         let path = plain(Path::new(text)).ok_or_else(refused)?;
         let mut levels = Vec::new();
@@ -57,7 +60,7 @@ impl Pattern {
     }
 
     /// Whether a path relative to the home matches.
-    pub(crate) fn matches(&self, path: &Path) -> bool {
+    pub fn matches(&self, path: &Path) -> bool {
         let names: Vec<_> = path.iter().collect();
         names.len() == self.0.len() && names.iter().zip(&self.0).all(|(name, level)| level.matches(name))
     }

@@ -2,6 +2,7 @@
 
 mod allowance;
 pub mod channels;
+pub mod checkpoints;
 mod egress;
 pub mod git;
 pub mod history;
