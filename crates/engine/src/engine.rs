@@ -87,6 +87,7 @@ pub struct Builder {
     program: Option<PathBuf>,
     env: Vec<(String, String)>,
     lookup: Arc<dyn Lookup>,
+    driver: Option<Arc<dyn Driver>>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -105,7 +106,15 @@ impl Builder {
             program: None,
             env: Vec::new(),
             lookup: Arc::new(crate::addresses::System),
+            driver: None,
         }
+    }
+
+    /// With a sandbox driver of one's own, for every session of every harness.
+    #[must_use]
+    pub fn with_driver(mut self, driver: Arc<dyn Driver>) -> Self {
+        self.driver = Some(driver);
+        self
     }
 
     /// With another resolver of names, for what the platform goes to for others: for tests.
@@ -166,7 +175,7 @@ impl Builder {
     /// # Errors
     /// The data directory can't be written, the store can't be opened, the isolation asked for is not available, a port is taken.
     pub async fn open(self) -> Result<Engine> {
-        let Self { settings, clock, rng, program, env, lookup } = self;
+        let Self { settings, clock, rng, program, env, lookup, driver } = self;
         prepare(&settings.data)?;
         let keyring = Keyring::load_or_create(&settings.data.join("keys"), &*rng)?;
         let store = Store::open(settings.store_options(keyring.clone())).await?;
@@ -195,10 +204,15 @@ impl Builder {
         let gateway = Gateway::start(config, channels.clone(), clock.clone(), rng.clone())
             .await
             .map_err(|error| Error::internal("starting the model gateway", error))?;
-        let driver = build_driver(&settings, program, clock.clone(), rng.clone())?;
+        let given = driver.is_some();
+        let driver = match driver {
+            Some(driver) => driver,
+            None => build_driver(&settings, program, clock.clone(), rng.clone())?,
+        };
         driver.check().await?;
         let scripted = match settings.scripted {
             Scripted::Process => driver.clone(),
+            Scripted::Memory if given => driver.clone(),
             Scripted::Memory => crate::data::player::driver(clock.clone(), rng.clone()),
         };
         let places = Places::new(settings.limits.processes);

@@ -11,12 +11,13 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Du
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::{PIPE, lock};
+use super::control::Task;
+use super::{PIPE, Space, lock};
 use crate::{Control, Exit, Process};
 
 /// What is saved, by its folder. Clones are the same freezer; drivers that share it can go on with each other's.
 #[derive(Clone, Default)]
-pub struct Freezer(Arc<Mutex<HashMap<PathBuf, Vec<Frozen>>>>);
+pub struct Freezer(Arc<Mutex<HashMap<PathBuf, (Arc<Space>, Vec<Frozen>)>>>);
 
 /// The platform's ends of a program's pipes.
 pub(super) struct Pipes {
@@ -28,8 +29,8 @@ pub(super) struct Pipes {
 /// A program that runs, and how it ends.
 #[derive(Clone)]
 pub(super) struct Program {
-    pub(super) abort: AbortHandle,
-    pub(super) exit: watch::Receiver<Option<Exit>>,
+    abort: AbortHandle,
+    exit: watch::Receiver<Option<Exit>>,
     frozen: Arc<AtomicBool>,
 }
 
@@ -54,11 +55,11 @@ impl std::fmt::Debug for Freezer {
 impl Freezer {
     /// How many programs are in it.
     pub fn count(&self) -> usize {
-        lock(&self.0).values().map(Vec::len).sum()
+        lock(&self.0).values().map(|(_, frozen)| frozen.len()).sum()
     }
 
     /// Saves programs under a folder, which is made.
-    pub(super) async fn put(&self, into: &Path, held: Vec<Held>) -> io::Result<()> {
+    pub(super) async fn put(&self, into: &Path, space: Arc<Space>, held: Vec<Held>) -> io::Result<()> {
         tokio::fs::create_dir(into).await?;
         let mut frozen = Vec::new();
         for Held { program, stop, relay } in held {
@@ -70,12 +71,12 @@ impl Freezer {
             let pipes = relay.await.map_err(io::Error::other)?;
             frozen.push(Frozen { program, pipes });
         }
-        lock(&self.0).insert(into.to_owned(), frozen);
+        lock(&self.0).insert(into.to_owned(), (space, frozen));
         Ok(())
     }
 
     /// Takes programs out again. A folder may have been moved since: its last name and its session tell.
-    pub(super) fn take(&self, from: &Path) -> Option<Vec<(Held, Process)>> {
+    pub(super) fn take(&self, from: &Path) -> Option<(Arc<Space>, Vec<(Held, Process)>)> {
         let mut saved = lock(&self.0);
         // Who saves puts the folder in its place afterwards and takes it away before it is used: one session has one.
         let session = |path: &Path| {
@@ -83,13 +84,22 @@ impl Freezer {
             Some(parent.trim_start_matches(".part-").trim_start_matches(".going-").to_owned())
         };
         let key = saved.keys().find(|path| session(path) == session(from))?.clone();
-        let frozen = saved.remove(&key)?;
-        Some(frozen.into_iter().map(|Frozen { program, pipes }| hold(program, pipes)).collect())
+        let (space, frozen) = saved.remove(&key)?;
+        let held = frozen.into_iter().map(|Frozen { program, pipes }| hold(program, pipes)).collect();
+        Some((space, held))
     }
 }
 
-impl Program {
-    pub(super) fn new(abort: AbortHandle, exit: watch::Receiver<Option<Exit>>) -> Self {
+impl From<Task> for Program {
+    fn from(mut task: Task) -> Self {
+        let abort = task.abort_handle();
+        let (told, exit) = watch::channel(None);
+        #[expect(clippy::disallowed_methods, reason = "the task waits for the program, and ends with it")]
+        tokio::spawn(async move {
+            let ended = task.wait().await;
+            // Nobody may care any more.
+            let _ = told.send(Some(ended));
+        });
         Self { abort, exit, frozen: Arc::default() }
     }
 }

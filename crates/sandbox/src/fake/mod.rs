@@ -5,6 +5,7 @@
 mod control;
 mod faults;
 mod files;
+mod freezer;
 
 use std::collections::HashMap;
 use std::io;
@@ -21,8 +22,9 @@ use tokio::task::AbortHandle;
 
 pub use faults::Faults;
 pub use files::Files;
+pub use freezer::Freezer;
 
-use crate::{Command, Duplex, Error, Exit, Place, Process, Spec, state};
+use crate::{Command, Duplex, Error, Exit, Place, Process, Revived, Spec, state};
 use control::Task;
 
 /// How many bytes a pipe holds. The memory is taken only as it is used.
@@ -54,6 +56,7 @@ pub struct Driver {
     rng: Arc<dyn Rng>,
     faults: Faults,
     keeps: bool,
+    freezer: Option<Freezer>,
     spaces: Mutex<HashMap<SessionId, Held>>,
 }
 
@@ -94,6 +97,7 @@ impl Driver {
             rng,
             faults: Faults::default(),
             keeps: true,
+            freezer: None,
             spaces: Mutex::default(),
         }
     }
@@ -102,6 +106,13 @@ impl Driver {
     #[must_use]
     pub const fn forgetful(mut self) -> Self {
         self.keeps = false;
+        self
+    }
+
+    /// As drivers are that can save what runs: it goes into this freezer.
+    #[must_use]
+    pub fn freezing(mut self, freezer: Freezer) -> Self {
+        self.freezer = Some(freezer);
         self
     }
 
@@ -171,7 +182,35 @@ impl crate::Driver for Driver {
             place,
             fresh,
             keeps: self.keeps,
+            freezer: self.freezer.clone(),
+            held: Mutex::default(),
         }))
+    }
+
+    async fn revive(&self, spec: &Spec, from: &Path) -> Result<Revived, Error> {
+        let frozen = self.freezer.as_ref().and_then(|freezer| freezer.take(from));
+        let (space, held) = frozen.ok_or_else(|| {
+            Error::Unavailable(
+                "nothing is saved there: the server that had it in its memory is gone".to_owned(),
+            )
+        })?;
+        let home = PathBuf::from(format!("{ROOT}/{}/home", spec.session));
+        let temp = home.with_file_name("tmp");
+        let place = Place { workspace: spec.release.clone(), home, temp, harness: spec.harness.clone() };
+        let kept = self.keeps.then(|| Arc::clone(&space));
+        lock(&self.spaces).insert(spec.session, Held { space: Arc::downgrade(&space), _kept: kept });
+        let (held, processes) = held.into_iter().unzip();
+        let sandbox = Sandbox {
+            programs: Arc::clone(&self.programs),
+            faults: self.faults.clone(),
+            space,
+            place,
+            fresh: false,
+            keeps: self.keeps,
+            freezer: self.freezer.clone(),
+            held: Mutex::new(held),
+        };
+        Ok(Revived { sandbox: Box::new(sandbox), processes })
     }
 
     async fn erase(&self, session: SessionId) -> Result<(), Error> {
@@ -196,6 +235,8 @@ struct Sandbox {
     place: Place,
     fresh: bool,
     keeps: bool,
+    freezer: Option<Freezer>,
+    held: Mutex<Vec<freezer::Held>>,
 }
 
 #[async_trait]
@@ -231,6 +272,19 @@ impl crate::Sandbox for Sandbox {
 
     async fn restore(&self, records: state::Records) -> Result<(), Error> {
         self.space.files.restore(records).await
+    }
+
+    fn parks(&self) -> bool {
+        self.freezer.is_some()
+    }
+
+    async fn park(&self, into: &Path) -> Result<(), Error> {
+        let Some(freezer) = &self.freezer else {
+            return Err(Error::Unavailable("this driver has no freezer".to_owned()));
+        };
+        let held = std::mem::take(&mut *lock(&self.held));
+        let saved = freezer.put(into, Arc::clone(&self.space), held).await;
+        saved.map_err(|source| Error::File { doing: "saving under", path: into.to_owned(), source })
     }
 
     async fn close(&self) -> Result<(), Error> {
@@ -270,6 +324,12 @@ impl crate::Sandbox for Sandbox {
             return Err(failed(io::Error::other("the session was erased")));
         }
         tasks.push(task.abort_handle());
+        drop(tasks);
+        if self.freezer.is_some() {
+            let (held, process) = freezer::hold(task.into(), freezer::Pipes { stdin, stdout, stderr });
+            lock(&self.held).push(held);
+            return Ok(process);
+        }
         Ok(Process {
             stdin: Box::new(stdin),
             stdout: Box::new(stdout),

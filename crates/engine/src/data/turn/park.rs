@@ -89,9 +89,8 @@ impl Runner {
             None => Err(Error::told(ErrorCode::Internal, "there is no turn to park")),
         };
         if let Err(error) = kept {
-            // Its sandbox is gone with the folder: the turn can't go on.
-            self.running = None;
-            return self.fail_current(&error).await;
+            // Its sandbox is gone with the folder.
+            return self.lost(&error).await;
         }
         tracing::debug!(session = %self.row.id, "parked a turn that waits");
         let wanted = matches!(&self.running, Some(Running { state: State::Asleep(asleep), .. }) if !asleep.pending.is_empty());
@@ -128,7 +127,10 @@ impl Runner {
 
     /// Wakes what sleeps, and writes what waited. When it can't be woken the turn fails.
     pub(super) async fn awaken(&mut self) -> Result<(), Fatal> {
-        let Some(Running { state: State::Asleep(_), .. }) = &self.running else { return Ok(()) };
+        let sleeps = |running: &&Running| running.awake().is_none() && !running.killed();
+        if self.running.as_ref().filter(sleeps).is_none() {
+            return Ok(());
+        }
         match self.woken().await {
             Ok(awake) => {
                 let Some(running) = &mut self.running else { return Ok(()) };
@@ -140,11 +142,17 @@ impl Runner {
                 }
                 Ok(())
             }
-            Err(error) => {
-                self.running = None;
-                self.fail_current(&error).await
-            }
+            Err(error) => self.lost(&error).await,
         }
+    }
+
+    /// What sleeps can't be woken: its turn ends, with what was said so far.
+    async fn lost(&mut self, error: &Error) -> Result<(), Fatal> {
+        tracing::error!(session = %self.row.id, error = error.chain(), "a parked turn can't go on");
+        if let Some(running) = &mut self.running {
+            running.kill();
+        }
+        Box::pin(self.step(Stimulus::Broken(Box::new(error.problem())))).await
     }
 
     async fn woken(&mut self) -> Result<Awake> {
