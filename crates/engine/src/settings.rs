@@ -165,6 +165,8 @@ pub struct Limits {
     pub turn_seconds: u64,
     /// A harness without a turn keeps running this long.
     pub idle_seconds: u64,
+    /// A harness without a turn is stopped where it stands after this long, until it is spoken to, where the isolation can.
+    pub pause_seconds: u64,
     /// A turn that waits for a person is saved and costs no memory after this long without a sign of life, where the isolation can.
     pub park_seconds: u64,
     /// Messages that may wait in one session.
@@ -196,6 +198,7 @@ impl Default for Limits {
             approval_seconds: 86_400,
             turn_seconds: 7200,
             idle_seconds: 600,
+            pause_seconds: 5,
             park_seconds: 60,
             queue: 16,
             key_requests_per_second: 0,

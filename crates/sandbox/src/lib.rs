@@ -244,6 +244,10 @@ pub trait Sandbox: Send + Sync {
     async fn restore(&self, _records: state::Records) -> Result<(), Error> {
         Err(Error::Unavailable("this driver keeps the place itself".to_owned()))
     }
+    /// Whether [`Sandbox::pause`] works.
+    fn pauses(&self) -> bool {
+        false
+    }
     /// Stops everything inside until [`Sandbox::wake`]: no instruction runs. No error if it is stopped already.
     async fn pause(&self) -> Result<(), Error> {
         Err(Error::Unavailable("this driver can't pause".to_owned()))

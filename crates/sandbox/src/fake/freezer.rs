@@ -17,7 +17,19 @@ use crate::{Control, Exit, Process};
 
 /// What is saved, by its folder. Clones are the same freezer; drivers that share it can go on with each other's.
 #[derive(Clone, Default)]
-pub struct Freezer(Arc<Mutex<HashMap<PathBuf, (Arc<Space>, Vec<Frozen>)>>>);
+pub struct Freezer(Arc<Mutex<HashMap<PathBuf, Saved>>>);
+
+/// A place and what ran in it.
+struct Saved {
+    space: Arc<Space>,
+    programs: Vec<Frozen>,
+}
+
+/// A place and what runs in it again.
+pub(super) struct Thawed {
+    pub(super) space: Arc<Space>,
+    pub(super) programs: Vec<(Held, Process)>,
+}
 
 /// The platform's ends of a program's pipes.
 pub(super) struct Pipes {
@@ -55,13 +67,13 @@ impl std::fmt::Debug for Freezer {
 impl Freezer {
     /// How many programs are in it.
     pub fn count(&self) -> usize {
-        lock(&self.0).values().map(|(_, frozen)| frozen.len()).sum()
+        lock(&self.0).values().map(|saved| saved.programs.len()).sum()
     }
 
     /// Saves programs under a folder, which is made.
     pub(super) async fn put(&self, into: &Path, space: Arc<Space>, held: Vec<Held>) -> io::Result<()> {
         tokio::fs::create_dir(into).await?;
-        let mut frozen = Vec::new();
+        let mut programs = Vec::new();
         for Held { program, stop, relay } in held {
             if program.exit.borrow().is_some() {
                 continue;
@@ -69,14 +81,14 @@ impl Freezer {
             program.frozen.store(true, Ordering::SeqCst);
             stop.notify_one();
             let pipes = relay.await.map_err(io::Error::other)?;
-            frozen.push(Frozen { program, pipes });
+            programs.push(Frozen { program, pipes });
         }
-        lock(&self.0).insert(into.to_owned(), (space, frozen));
+        lock(&self.0).insert(into.to_owned(), Saved { space, programs });
         Ok(())
     }
 
     /// Takes programs out again. A folder may have been moved since: its last name and its session tell.
-    pub(super) fn take(&self, from: &Path) -> Option<(Arc<Space>, Vec<(Held, Process)>)> {
+    pub(super) fn take(&self, from: &Path) -> Option<Thawed> {
         let mut saved = lock(&self.0);
         // Who saves puts the folder in its place afterwards and takes it away before it is used: one session has one.
         let session = |path: &Path| {
@@ -84,9 +96,9 @@ impl Freezer {
             Some(parent.trim_start_matches(".part-").trim_start_matches(".going-").to_owned())
         };
         let key = saved.keys().find(|path| session(path) == session(from))?.clone();
-        let (space, frozen) = saved.remove(&key)?;
-        let held = frozen.into_iter().map(|Frozen { program, pipes }| hold(program, pipes)).collect();
-        Some((space, held))
+        let Saved { space, programs } = saved.remove(&key)?;
+        let programs = programs.into_iter().map(|Frozen { program, pipes }| hold(program, pipes)).collect();
+        Some(Thawed { space, programs })
     }
 }
 

@@ -189,7 +189,7 @@ impl crate::Driver for Driver {
 
     async fn revive(&self, spec: &Spec, from: &Path) -> Result<Revived, Error> {
         let frozen = self.freezer.as_ref().and_then(|freezer| freezer.take(from));
-        let (space, held) = frozen.ok_or_else(|| {
+        let freezer::Thawed { space, programs } = frozen.ok_or_else(|| {
             Error::Unavailable(
                 "nothing is saved there: the server that had it in its memory is gone".to_owned(),
             )
@@ -199,7 +199,7 @@ impl crate::Driver for Driver {
         let place = Place { workspace: spec.release.clone(), home, temp, harness: spec.harness.clone() };
         let kept = self.keeps.then(|| Arc::clone(&space));
         lock(&self.spaces).insert(spec.session, Held { space: Arc::downgrade(&space), _kept: kept });
-        let (held, processes) = held.into_iter().unzip();
+        let (held, processes) = programs.into_iter().unzip();
         let sandbox = Sandbox {
             programs: Arc::clone(&self.programs),
             faults: self.faults.clone(),

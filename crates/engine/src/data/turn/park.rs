@@ -20,6 +20,13 @@ use crate::{Engine, Error, Result};
 const AGAIN: Duration = Duration::from_mins(10);
 
 impl Runner {
+    /// When a process that has no turn is to be paused, if it can be.
+    pub(super) fn pause_at(&self) -> Option<Timestamp> {
+        let rests = self.current.is_none() && self.running.as_ref().is_some_and(Running::pauses);
+        let after = Duration::from_secs(self.engine.settings().limits.pause_seconds);
+        rests.then(|| self.idle_since.plus(after))
+    }
+
     /// When the turn that waits for a person is to be put to sleep, if it can be.
     pub(super) fn park_at(&self) -> Option<Timestamp> {
         let running = self.running.as_ref()?;
@@ -177,7 +184,7 @@ impl Runner {
         };
         let io = transport::open(self.engine.tasks(), process, sandbox.clone(), Transport::Stdio);
         tokio::task::spawn_blocking(move || drop(taken));
-        Ok(Awake { io, sandbox, _pass: pass, _room: room })
+        Ok(Awake { io, sandbox, paused: false, _pass: pass, _room: room })
     }
 
     /// Takes up what was parked before the server was started. False if there is nothing, or it doesn't fit what is on record.

@@ -59,6 +59,8 @@ pub(super) enum State {
 pub(super) struct Awake {
     pub(super) io: Io,
     pub(super) sandbox: Arc<dyn Sandbox>,
+    /// Nothing inside runs until something is to be said to it.
+    pub(super) paused: bool,
     pub(super) _pass: Pass,
     pub(super) _room: Option<crate::data::places::Place>,
 }
@@ -144,10 +146,31 @@ impl Running {
         match &mut self.state {
             // A process that takes no more input is gone, or about to be: its end is heard of.
             State::Awake(awake) => {
+                if std::mem::replace(&mut awake.paused, false)
+                    && let Err(error) = awake.sandbox.wake().await
+                {
+                    tracing::error!(error = crate::error::chain(&error), "a sandbox can't go on");
+                    awake.io.kill();
+                }
                 let _ = awake.io.send(bytes).await;
             }
             State::Asleep(asleep) => asleep.pending.push(bytes),
         }
+    }
+
+    /// Stops a process that nobody has anything to say to, where that can be done.
+    pub(super) async fn pause(&mut self) {
+        let Some(awake) = self.awake_mut() else { return };
+        // If it can't be, it goes on as it is: that costs a little, and nothing is lost. It is not tried again before the next turn.
+        if let Err(error) = awake.sandbox.pause().await {
+            tracing::warn!(error = crate::error::chain(&error), "pausing a sandbox");
+        }
+        awake.paused = true;
+    }
+
+    /// Whether it could be stopped for now.
+    pub(super) fn pauses(&self) -> bool {
+        self.awake().is_some_and(|awake| awake.sandbox.pauses() && !awake.paused) && !self.killed
     }
 
     /// Whether it was told to end.
@@ -165,8 +188,11 @@ impl Running {
     /// Ends the process and waits until it and its sandbox are gone.
     pub(super) async fn end(self) {
         if let State::Awake(awake) = self.state {
-            let Awake { io, sandbox, .. } = *awake;
-            io.end().await;
+            let Awake { io, sandbox, paused, .. } = *awake;
+            // One that stands still would hear of no end.
+            if !paused {
+                io.end().await;
+            }
             if let Err(error) = sandbox.close().await {
                 tracing::error!(error = crate::error::chain(&error), "closing a sandbox");
             }
@@ -231,7 +257,7 @@ impl Runner {
             machine.record(Tape::new(now, mode));
         }
         let kept = sandbox.kept().to_vec();
-        let awake = Awake { io, sandbox, _pass: pass, _room: room };
+        let awake = Awake { io, sandbox, paused: false, _pass: pass, _room: room };
         let mut running = Running {
             machine,
             capabilities: release.harness.capabilities(),

@@ -133,7 +133,7 @@ pub(super) struct Runner {
     history: Vec<oneshot::Sender<Result<Vec<Message>>>>,
     exhausted_to: mpsc::Sender<Box<Problem>>,
     exhausted: mpsc::Receiver<Box<Problem>>,
-    idle_since: Timestamp,
+    pub(super) idle_since: Timestamp,
     /// How long it rests before everything goes.
     idle: Duration,
     closed: bool,
@@ -259,6 +259,11 @@ impl Runner {
                 Next::Deadline if self.park_at().is_some_and(|at| self.engine.clock().now() >= at) => {
                     self.park().await?;
                 }
+                Next::Deadline if self.pause_at().is_some_and(|at| self.engine.clock().now() >= at) => {
+                    if let Some(running) = &mut self.running {
+                        running.pause().await;
+                    }
+                }
                 Next::Deadline
                     if self.current.is_some() || self.running.as_ref().is_some_and(Running::starting) =>
                 {
@@ -281,7 +286,7 @@ impl Runner {
     fn deadline(&self) -> Option<Timestamp> {
         let machine = self.running.as_ref().and_then(|running| running.machine.deadline());
         let idle = self.current.is_none().then(|| self.idle_since.plus(self.idle));
-        machine.into_iter().chain(idle).chain(self.park_at()).min()
+        machine.into_iter().chain(idle).chain(self.park_at()).chain(self.pause_at()).min()
     }
 
     /// Whether nothing has happened for long enough to let everything go.
