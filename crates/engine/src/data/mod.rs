@@ -20,3 +20,4 @@ pub mod stream;
 pub mod transport;
 pub mod turn;
 mod uplink;
+mod workspaces;
