@@ -4,4 +4,6 @@
 //! namespaces alike; it also makes the confinement of processes on the host (`karta-guest jail`). Both sides treat every byte of
 //! the other as hostile.
 
+pub mod beneath;
+pub mod paths;
 pub mod proto;

@@ -5,6 +5,7 @@
 //! here and one line in [`registry`].
 
 pub mod fake;
+pub mod guest;
 pub mod paths;
 pub mod process;
 pub mod registry;

@@ -1,119 +1,15 @@
-//! Paths and patterns that come from outside, brought into a form that can't lead out of a place.
+//! Paths and patterns that come from outside.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
+
+pub use karta_guest::paths::{LEVELS, Level, Pattern, plain};
 
 use crate::Error;
 
-/// Most levels a path or a pattern may have.
-pub const LEVELS: usize = 64;
-
-/// The path without `.`; none if it is absolute, empty, climbs with `..` or is deeper than any place may be.
-pub fn plain(path: &Path) -> Option<PathBuf> {
-    let mut clean = PathBuf::new();
-    for (level, part) in path.components().enumerate() {
-        match part {
-            Component::Normal(name) if level < LEVELS => clean.push(name),
-            Component::CurDir => {}
-            _ => return None,
-        }
-    }
-    (!clean.as_os_str().is_empty()).then_some(clean)
-}
-
-/// A pattern of folder levels; a level may hold one `*`, which stands for any characters of that one name.
-#[derive(Debug)]
-pub struct Pattern(pub(crate) Vec<Level>);
-
-/// One level of a pattern.
-#[derive(Debug)]
-pub(crate) enum Level {
-    /// Exactly this name.
-    Name(OsString),
-    /// Any name that begins and ends so.
-    Star(OsString, OsString),
-}
-
-impl Pattern {
-    /// Reads a pattern relative to a home.
-    ///
-    /// # Errors
-    /// It leads out of the home, or a level has more than one `*`.
-    pub fn parse(text: &str) -> Result<Self, Error> {
-        let refused = || Error::Escape(text.to_owned());
-        let path = plain(Path::new(text)).ok_or_else(refused)?;
-        let mut levels = Vec::new();
-        for name in &path {
-            let bytes = name.as_bytes();
-            let mut stars = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'*').map(|(at, _)| at);
-            levels.push(match (stars.next(), stars.next()) {
-                (None, _) => Level::Name(name.to_owned()),
-                (Some(at), None) => Level::Star(
-                    OsStr::from_bytes(&bytes[..at]).to_owned(),
-                    OsStr::from_bytes(&bytes[at + 1..]).to_owned(),
-                ),
-                (Some(_), Some(_)) => return Err(refused()),
-            });
-        }
-        Ok(Self(levels))
-    }
-
-    /// Whether a path relative to the home matches.
-    pub fn matches(&self, path: &Path) -> bool {
-        let names: Vec<_> = path.iter().collect();
-        names.len() == self.0.len() && names.iter().zip(&self.0).all(|(name, level)| level.matches(name))
-    }
-}
-
-impl Level {
-    /// Whether a name matches.
-    pub(crate) fn matches(&self, name: &OsStr) -> bool {
-        match self {
-            Self::Name(wanted) => wanted == name,
-            Self::Star(before, after) => {
-                let (name, before, after) = (name.as_bytes(), before.as_bytes(), after.as_bytes());
-                name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after)
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn a_plain_path_never_leads_out(text in "[a./]{0,24}") {
-            if let Some(path) = plain(Path::new(&text)) {
-                prop_assert!(path.components().all(|part| matches!(part, Component::Normal(_))));
-            }
-        }
-
-        #[test]
-        fn no_pattern_makes_it_panic(text: String, path: String) {
-            if let Ok(pattern) = Pattern::parse(&text) {
-                let _ = pattern.matches(Path::new(&path));
-            }
-        }
-    }
-
-    #[test]
-    fn a_star_stays_on_its_level() {
-        let pattern = Pattern::parse(".claude/projects/*/a*.jsonl").unwrap();
-        assert!(pattern.matches(Path::new(".claude/projects/x/abc.jsonl")));
-        assert!(pattern.matches(Path::new(".claude/projects/x/a.jsonl")));
-        assert!(!pattern.matches(Path::new(".claude/projects/x/y/a.jsonl")));
-        assert!(!pattern.matches(Path::new(".claude/projects/a.jsonl")));
-        assert!(!Pattern::parse("ab*ba").unwrap().matches(Path::new("aba")), "the two sides don't overlap");
-    }
-
-    #[test]
-    fn climbing_and_doubled_stars_are_refused() {
-        for bad in ["../x", "a/../../b", "/etc/passwd", "", "**", "a*b*c"] {
-            assert!(Pattern::parse(bad).is_err(), "{bad}");
-        }
-    }
+/// Reads a pattern relative to a home.
+///
+/// # Errors
+/// It leads out of the home, or a level has more than one `*`.
+pub fn pattern(text: &str) -> Result<Pattern, Error> {
+    Pattern::parse(Path::new(text)).ok_or_else(|| Error::Escape(text.to_owned()))
 }

@@ -10,7 +10,7 @@ use karta_types::Clock;
 
 use super::lock;
 use crate::Error;
-use crate::paths::{Pattern, plain};
+use crate::paths::{self, plain};
 use crate::state::{Entry, HOME, Kind, Record, Records, WORK};
 
 /// The most bytes of one [`Record::Data`].
@@ -93,7 +93,7 @@ impl Files {
 
     /// The files of the home that match, newest first.
     pub(super) fn find(&self, pattern: &str, limit: u64) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
-        let pattern = Pattern::parse(pattern)?;
+        let pattern = paths::pattern(pattern)?;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let table = lock(&self.table);
         let mut found: Vec<_> = table

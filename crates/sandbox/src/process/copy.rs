@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 
 use aws_lc_rs::digest;
 
-use super::beneath::{Folder, Kind, kind};
 use super::manifest::{Entry, Manifest};
+use karta_guest::beneath::{Folder, Kind, kind};
 
 /// Most paths a release may have.
 const PATHS: usize = 200_000;

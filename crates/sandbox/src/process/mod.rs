@@ -4,7 +4,6 @@
 //! that are trusted as one's own code. What it does hold: nothing of the server's environment or descriptors reaches a process,
 //! the release is never written, and every process ends with its session and with the server.
 
-mod beneath;
 mod child;
 mod copy;
 mod keeper;

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use karta_types::{SandboxId, SessionId};
 
-use super::beneath::Folder;
 use super::manifest::Record;
 use super::{copy, remove, update};
 use crate::{Error, Place};
+use karta_guest::beneath::Folder;
 
 /// The home, in the place.
 pub(super) const HOME: &str = "home";

@@ -5,7 +5,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-use super::beneath::{Folder, Kind, kind};
+use karta_guest::beneath::{Folder, Kind, kind};
 
 /// How deep folders are held open; deeper ones are moved to the top first.
 const DEPTH: usize = 32;

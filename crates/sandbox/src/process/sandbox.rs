@@ -13,14 +13,14 @@ use tokio::net::TcpStream;
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::RwLockReadGuard;
 
-use super::beneath::{Folder, Kind, blocked, kind};
 use super::keeper::{Running, Started};
 use super::manifest::Record;
 use super::place::{HOME, TEMP, WORK, at};
 use super::sweep::{Mark, VARIABLE};
 use super::{Lane, Shared, blocking, child, copy};
-use crate::paths::{Level, Pattern, plain};
+use crate::paths::{self, Level, plain};
 use crate::{Command, Control, Duplex, Error, Exit, Place, Process};
+use karta_guest::beneath::{Folder, Kind, blocked, kind};
 
 /// Most names a search looks at.
 const SEEN: usize = 100_000;
@@ -151,7 +151,7 @@ impl crate::Sandbox for Sandbox {
     /// The answers are absolute paths; a longer file is cut at `limit`. At most the 256 newest files are read.
     async fn find(&self, pattern: &str, limit: u64) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
         let _held = self.hold().await?;
-        let pattern = Pattern::parse(pattern)?;
+        let pattern = paths::pattern(pattern)?;
         let home = self.place.home.clone();
         let (root, session) = (self.shared.root.clone(), self.session);
         blocking("searching the home", move || {

@@ -8,9 +8,9 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 
-use super::beneath::{Folder, Kind, blocked, kind};
 use super::copy;
 use super::manifest::{Entry, Manifest};
+use karta_guest::beneath::{Folder, Kind, blocked, kind};
 
 /// Where a change is prepared: a name in the place beside the session's folders.
 const PART: &str = "part";

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 mod crash;
+mod guest;
 mod laws;
 mod leak;
 mod places;

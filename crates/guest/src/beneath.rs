@@ -15,13 +15,16 @@ use rustix::io::Errno;
 
 /// A folder that is open.
 #[derive(Debug)]
-pub(super) struct Folder(OwnedFd);
+pub struct Folder(OwnedFd);
 
 /// What lies under a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// A folder.
     Folder,
+    /// A regular file.
     File,
+    /// A symbolic link.
     Link,
     /// Pipes, sockets and devices.
     Other,
@@ -38,18 +41,18 @@ const FILE: OFlags = OFlags::RDONLY
 
 impl Folder {
     /// Opens a folder the platform itself named.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self(rustix::fs::open(path, flags, Mode::empty())?))
     }
 
     /// Opens the folder of this name.
-    pub(super) fn child(&self, name: &OsStr) -> io::Result<Self> {
+    pub fn child(&self, name: &OsStr) -> io::Result<Self> {
         Ok(Self(rustix::fs::openat(&self.0, name, FOLDER, Mode::empty())?))
     }
 
     /// Opens the folder of this name; makes it, for its owner only, if there is none.
-    pub(super) fn make(&self, name: &OsStr) -> io::Result<Self> {
+    pub fn make(&self, name: &OsStr) -> io::Result<Self> {
         match rustix::fs::mkdirat(&self.0, name, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => self.child(name),
             Err(error) => Err(error.into()),
@@ -57,7 +60,7 @@ impl Folder {
     }
 
     /// Opens the folder a relative path leads to; an empty path leads to this one.
-    pub(super) fn walk(&self, path: &Path, make: bool) -> io::Result<Self> {
+    pub fn walk(&self, path: &Path, make: bool) -> io::Result<Self> {
         let mut here = Self(self.0.try_clone()?);
         for part in path.components() {
             let Component::Normal(name) = part else { return Err(Errno::XDEV.into()) };
@@ -67,62 +70,62 @@ impl Folder {
     }
 
     /// Opens the folder that holds the path's last name, and gives that name.
-    pub(super) fn holder<'a>(&self, path: &'a Path, make: bool) -> io::Result<(Self, &'a OsStr)> {
+    pub fn holder<'a>(&self, path: &'a Path, make: bool) -> io::Result<(Self, &'a OsStr)> {
         let name = path.file_name().ok_or(Errno::INVAL)?;
         Ok((self.walk(path.parent().unwrap_or_else(|| Path::new("")), make)?, name))
     }
 
     /// What lies under this name, itself, not what a link points to.
-    pub(super) fn stat(&self, name: &OsStr) -> io::Result<Stat> {
+    pub fn stat(&self, name: &OsStr) -> io::Result<Stat> {
         Ok(rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
     /// Opens the regular file of this name for reading.
-    pub(super) fn read(&self, name: &OsStr) -> io::Result<(File, Stat)> {
+    pub fn read(&self, name: &OsStr) -> io::Result<(File, Stat)> {
         let file = File::from(rustix::fs::openat(&self.0, name, FILE, Mode::empty())?);
         let stat = rustix::fs::fstat(&file)?;
         if kind(&stat) == Kind::File { Ok((file, stat)) } else { Err(io::Error::other("not a regular file")) }
     }
 
     /// Makes a file that was not there, for its owner only.
-    pub(super) fn create(&self, name: &OsStr, executable: bool) -> io::Result<File> {
+    pub fn create(&self, name: &OsStr, executable: bool) -> io::Result<File> {
         let mode = if executable { Mode::RWXU } else { Mode::RUSR | Mode::WUSR };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(File::from(rustix::fs::openat(&self.0, name, flags, mode)?))
     }
 
     /// Makes a symbolic link.
-    pub(super) fn link(&self, name: &OsStr, target: &OsStr) -> io::Result<()> {
+    pub fn link(&self, name: &OsStr, target: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::symlinkat(target, &self.0, name)?)
     }
 
     /// What the symbolic link of this name points to.
-    pub(super) fn target(&self, name: &OsStr) -> io::Result<OsString> {
+    pub fn target(&self, name: &OsStr) -> io::Result<OsString> {
         Ok(OsString::from_vec(rustix::fs::readlinkat(&self.0, name, Vec::new())?.into_bytes()))
     }
 
     /// Removes a file or a link.
-    pub(super) fn remove(&self, name: &OsStr) -> io::Result<()> {
+    pub fn remove(&self, name: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::empty())?)
     }
 
     /// Removes an empty folder.
-    pub(super) fn remove_folder(&self, name: &OsStr) -> io::Result<()> {
+    pub fn remove_folder(&self, name: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)?)
     }
 
     /// Moves a name to another folder, over what is there.
-    pub(super) fn rename(&self, name: &OsStr, to: &Self, as_name: &OsStr) -> io::Result<()> {
+    pub fn rename(&self, name: &OsStr, to: &Self, as_name: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::renameat(&self.0, name, &to.0, as_name)?)
     }
 
     /// Lets two names change places.
-    pub(super) fn exchange(&self, name: &OsStr, with: &Self, other: &OsStr) -> io::Result<()> {
+    pub fn exchange(&self, name: &OsStr, with: &Self, other: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::renameat_with(&self.0, name, &with.0, other, RenameFlags::EXCHANGE)?)
     }
 
     /// Lets the owner read and write the folder of this name again.
-    pub(super) fn unlock(&self, name: &OsStr) -> io::Result<()> {
+    pub fn unlock(&self, name: &OsStr) -> io::Result<()> {
         if kind(&self.stat(name)?) == Kind::Folder {
             rustix::fs::chmodat(&self.0, name, Mode::RWXU, AtFlags::empty())?;
         }
@@ -130,7 +133,7 @@ impl Folder {
     }
 
     /// The names in the folder, sorted; an error beyond `most`.
-    pub(super) fn list(&self, most: usize) -> io::Result<Vec<OsString>> {
+    pub fn list(&self, most: usize) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.0)? {
             let entry = entry?;
@@ -155,7 +158,7 @@ impl AsFd for Folder {
 }
 
 /// What a stat is of.
-pub(super) fn kind(stat: &Stat) -> Kind {
+pub fn kind(stat: &Stat) -> Kind {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => Kind::Folder,
         FileType::RegularFile => Kind::File,
@@ -165,7 +168,7 @@ pub(super) fn kind(stat: &Stat) -> Kind {
 }
 
 /// Whether a failure on the way to a path says that the session put something else there.
-pub(super) fn blocked(error: &io::Error) -> bool {
+pub fn blocked(error: &io::Error) -> bool {
     let code = Errno::from_io_error(error);
     matches!(code, Some(Errno::LOOP | Errno::NOTDIR | Errno::ACCESS | Errno::PERM | Errno::XDEV))
 }

@@ -1,0 +1,152 @@
+//! What a process of the session does to itself before it becomes the program.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::process::CommandExt as _;
+
+use karta_guest::proto::USER;
+use karta_guest::proto::message::Spawn;
+use rustix::fs::Mode;
+use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::sys;
+
+/// The program's side of its pipes.
+#[derive(Debug)]
+pub(super) struct Standard {
+    pub(super) input: OwnedFd,
+    pub(super) output: OwnedFd,
+    pub(super) error: OwnedFd,
+}
+
+/// What is to be run.
+pub(super) type Program = Spawn;
+
+/// How the session's processes are held.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Confinement {
+    /// Whether they run as [`USER`]: not where this process has only one id to give.
+    pub(super) user: bool,
+    /// Most open files.
+    pub(super) files: u64,
+    /// Most processes; 0 for no limit.
+    pub(super) processes: u64,
+    /// The filter of system calls.
+    pub(super) filter: Vec<u8>,
+    /// Whether Landlock holds them too.
+    pub(super) landlock: bool,
+}
+
+/// Why a program did not start.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) doing: String,
+    pub(super) error: io::Error,
+}
+
+/// Becomes the program. Returns only if that failed.
+pub(super) fn become_program(standard: Standard, program: &Program, confinement: &Confinement) -> Failure {
+    let cwd = OsStr::from_bytes(&program.cwd);
+    let name = OsStr::from_bytes(&program.program);
+    let fail = |doing: String| move |error: io::Error| Failure { doing, error };
+    let prepared = settle(standard, confinement)
+        .map_err(fail("confining the process".to_owned()))
+        .and_then(|()| {
+            std::env::set_current_dir(cwd)
+                .map_err(fail(format!("entering its working directory `{}`", cwd.display())))
+        })
+        .and_then(|()| lock(confinement).map_err(fail("putting the filter of system calls on".to_owned())));
+    if let Err(failure) = prepared {
+        return failure;
+    }
+    let variables = program.env.iter().filter_map(|one| {
+        let at = one.iter().skip(1).position(|byte| *byte == b'=')? + 1;
+        Some((OsStr::from_bytes(&one[..at]), OsStr::from_bytes(&one[at + 1..])))
+    });
+    let error = std::process::Command::new(name)
+        .args(program.args.iter().map(|one| OsStr::from_bytes(one)))
+        .env_clear()
+        .envs(variables)
+        .exec();
+    Failure { doing: format!("starting `{}`", name.display()), error }
+}
+
+fn settle(standard: Standard, confinement: &Confinement) -> io::Result<()> {
+    rustix::process::setsid()?;
+    rustix::stdio::dup2_stdin(&standard.input)?;
+    rustix::stdio::dup2_stdout(&standard.output)?;
+    rustix::stdio::dup2_stderr(&standard.error)?;
+    drop(standard);
+    sys::close_at_exec(3)?;
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    let limit = |most: u64| Rlimit { current: Some(most), maximum: Some(most) };
+    rustix::process::setrlimit(Resource::Core, limit(0))?;
+    if confinement.files > 0 {
+        rustix::process::setrlimit(Resource::Nofile, limit(confinement.files))?;
+    }
+    if confinement.processes > 0 {
+        rustix::process::setrlimit(Resource::Nproc, limit(confinement.processes))?;
+    }
+    // The agent is the last to be killed when memory runs out, the session's processes are the first.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
+    if confinement.user {
+        become_user(CapabilitySet::empty())?;
+    }
+    // After the ids: a change of them forgets it.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::thread::set_no_new_privs(true)?;
+    Ok(())
+}
+
+/// Gives up the ids of the agent, and all capabilities but `keep`.
+pub(super) fn become_user(keep: CapabilitySet) -> io::Result<()> {
+    for one in CapabilitySet::all().iter().filter(|one| !keep.contains(*one)) {
+        match rustix::thread::remove_capability_from_bounding_set(one) {
+            // The kernel doesn't know the newest ones, or it can't be done: then no_new_privs stands against them.
+            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let _ = rustix::thread::clear_ambient_capability_set();
+    rustix::thread::set_keep_capabilities(!keep.is_empty())?;
+    rustix::thread::set_thread_groups(&[])?;
+    let (user, group) = (Uid::from_raw(USER), Gid::from_raw(USER));
+    rustix::thread::set_thread_res_gid(group, group, group)?;
+    rustix::thread::set_thread_res_uid(user, user, user)?;
+    let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets)?;
+    Ok(())
+}
+
+fn lock(confinement: &Confinement) -> io::Result<()> {
+    if confinement.landlock {
+        super::landlock::hold()?;
+    }
+    if confinement.filter.is_empty() { Ok(()) } else { sys::filter(&confinement.filter) }
+}
+
+/// Tells the keeper why the program did not start.
+pub(super) fn report(to: &OwnedFd, failure: &Failure) {
+    let mut news = failure.error.raw_os_error().unwrap_or(0).to_ne_bytes().to_vec();
+    news.extend_from_slice(failure.doing.as_bytes());
+    if let Ok(to) = to.try_clone() {
+        let _ = std::fs::File::from(to).write_all(&news);
+    }
+}
+
+/// Waits until the program runs: none, or the reason why it does not.
+pub(super) fn outcome(from: &OwnedFd) -> Option<Failure> {
+    let mut news = Vec::new();
+    let read = from.try_clone().and_then(|from| std::fs::File::from(from).take(8192).read_to_end(&mut news));
+    if let Err(error) = read {
+        return Some(Failure { doing: "waiting for the program to start".to_owned(), error });
+    }
+    let (number, doing) = news.split_first_chunk::<4>()?;
+    Some(Failure {
+        doing: OsString::from_vec(doing.to_vec()).to_string_lossy().into_owned(),
+        error: io::Error::from_raw_os_error(i32::from_ne_bytes(*number)),
+    })
+}

@@ -1,0 +1,29 @@
+//! A sandbox with a program of the platform inside: the host's side of it.
+//!
+//! Drivers that isolate make a [`Machine`] and a [`Link`] to the guest in it, and hand both to a [`GuestSandbox`], which is a
+//! [`Sandbox`](crate::Sandbox) in all that goes through the link. The sandbox lives as long as any handle of it; with the last one
+//! the link and the machine are dropped, and with them everything inside.
+
+mod files;
+mod link;
+mod sandbox;
+mod stream;
+
+use async_trait::async_trait;
+
+pub use link::Link;
+pub use sandbox::{GuestSandbox, Setup};
+
+use crate::Error;
+
+/// What holds a guest: the virtual machine or the namespaces. Dropping it kills it and removes what it had on the host, without
+/// waiting.
+#[async_trait]
+pub trait Machine: Send + Sync {
+    /// Lets no instruction run inside until [`Machine::wake`]. No error if it is so already.
+    async fn pause(&self) -> Result<(), Error>;
+    /// Lets everything go on.
+    async fn wake(&self) -> Result<(), Error>;
+    /// Ends it and waits until nothing of it is left on the host. No error if it has ended.
+    async fn close(&self) -> Result<(), Error>;
+}

@@ -1,0 +1,216 @@
+//! Programs, ports, services and files.
+
+use std::path::Path;
+
+use karta_sandbox::uplink::Service;
+use karta_sandbox::{Command, Error, Exit, Process, Sandbox};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{Taken, sandbox, sandbox_with};
+use crate::support::{Watched, World, command, line, run, script};
+
+#[tokio::test]
+async fn what_goes_in_comes_out() {
+    let world = World::new();
+    let sandbox = sandbox(&world).await;
+    let text = "line\n".repeat(200_000);
+    let Process { mut stdin, mut stdout, mut control, .. } =
+        sandbox.spawn(&command(&sandbox, "cat")).await.unwrap();
+    let mut output = String::new();
+    let (written, read) = tokio::join!(
+        async {
+            let written = stdin.write_all(text.as_bytes()).await;
+            drop(stdin);
+            written
+        },
+        stdout.read_to_string(&mut output),
+    );
+    written.unwrap();
+    read.unwrap();
+    assert!(output == text, "{} bytes came out of {}", output.len(), text.len());
+    assert_eq!(control.wait().await, Exit { status: Some(0), signal: None });
+}
+
+#[tokio::test]
+async fn the_status_and_the_signals_are_told() {
+    let world = World::new();
+    let sandbox = sandbox(&world).await;
+    let mut process = sandbox.spawn(&script(&sandbox, "echo no >&2; exit 7")).await.unwrap();
+    let mut errors = String::new();
+    process.stderr.read_to_string(&mut errors).await.unwrap();
+    assert_eq!(errors, "no\n");
+    for _ in 0..3 {
+        assert_eq!(process.control.wait().await, Exit { status: Some(7), signal: None });
+        process.control.kill();
+        process.control.terminate();
+    }
+    let mut process = sandbox.spawn(&script(&sandbox, "exec sleep 1000")).await.unwrap();
+    process.control.terminate();
+    assert_eq!(process.control.wait().await, Exit { status: None, signal: Some(15) });
+    let mut process =
+        sandbox.spawn(&script(&sandbox, "trap '' TERM; echo; while :; do sleep 1; done")).await.unwrap();
+    line(&mut process).await;
+    process.control.terminate();
+    process.control.kill();
+    assert_eq!(process.control.wait().await, Exit { status: None, signal: Some(9) });
+}
+
+#[tokio::test]
+async fn the_process_is_alone_and_has_what_it_was_given() {
+    let world = World::new();
+    let sandbox = sandbox(&world).await;
+    let text = "pwd; env | sort; ls /proc/self/fd | wc -l; ulimit -c; ulimit -n; umask";
+    let mut command = script(&sandbox, text);
+    command.env.push(("ONE".to_owned(), "a=b c".to_owned()));
+    let (output, exit) = run(&sandbox, &command, "").await;
+    assert_eq!(exit.status, Some(0));
+    let expected = format!(
+        "{0}\nONE=a=b c\nPATH=/usr/bin:/bin\nPWD={0}\n4\n0\n1024\n0077\n",
+        sandbox.place().workspace.display()
+    );
+    assert_eq!(output, expected);
+}
+
+#[tokio::test]
+async fn dropping_the_control_ends_everything_below() {
+    let world = World::new();
+    let sandbox = sandbox(&world).await;
+    // One that left the session, whose parent is gone, and that has cleared its environment.
+    let text = "(setsid env -i /bin/sh -c 'echo $$; exec sleep 1000' &); exec sleep 1000";
+    let mut process = sandbox.spawn(&script(&sandbox, text)).await.unwrap();
+    let escaped = Watched::new(&line(&mut process).await);
+    assert!(!escaped.ended());
+    let Process { mut stdout, control, .. } = process;
+    drop(control);
+    let mut rest = Vec::new();
+    stdout.read_to_end(&mut rest).await.unwrap();
+    escaped.wait();
+}
+
+#[tokio::test]
+async fn the_end_of_a_leader_is_the_end_of_all() {
+    let world = World::new();
+    let sandbox = sandbox(&world).await;
+    let mut process = sandbox.spawn(&script(&sandbox, "setsid sleep 1000 & echo $!; exit 3")).await.unwrap();
+    let left = Watched::new(&line(&mut process).await);
+    assert_eq!(process.control.wait().await.status, Some(3));
+    assert!(left.ended(), "the end is told when nothing is left");
+}
+
+#[tokio::test]
+async fn the_end_of_the_link_is_the_end_of_all() {
+    let world = World::new();
+    let sandbox = sandbox(&world).await;
+    let mut process =
+        sandbox.spawn(&script(&sandbox, "setsid sleep 1000 & echo $!; sleep 1000")).await.unwrap();
+    let left = Watched::new(&line(&mut process).await);
+    sandbox.close().await.unwrap();
+    assert_eq!(process.control.wait().await, Exit { status: None, signal: Some(9) });
+    left.wait();
+    let error = sandbox.spawn(&command(&sandbox, "cat")).await.unwrap_err().to_string();
+    assert!(error.contains("closed"), "{error}");
+}
+
+#[tokio::test]
+async fn what_can_not_start_is_told_apart() {
+    let world = World::new();
+    let sandbox = sandbox(&world).await;
+    let error = sandbox.spawn(&command(&sandbox, "no-such-program")).await.unwrap_err();
+    assert!(error.to_string().contains("no-such-program"), "{error}");
+    assert!(matches!(error, Error::Spawn { source, .. } if source.kind() == std::io::ErrorKind::NotFound));
+    let cwd = sandbox.place().workspace.join("none");
+    let error = sandbox.spawn(&Command { cwd, ..command(&sandbox, "cat") }).await.unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("working directory"), "{source}");
+}
+
+#[tokio::test]
+async fn a_program_that_reads_nothing_stops_nobody() {
+    let world = World::new();
+    let sandbox = sandbox(&world).await;
+    let mut deaf = sandbox.spawn(&script(&sandbox, "exec sleep 1000")).await.unwrap();
+    let mut loud = sandbox.spawn(&script(&sandbox, "exec cat /dev/zero")).await.unwrap();
+    // As much goes in as there is room for; nobody reads what the other writes.
+    let filled = async {
+        loop {
+            deaf.stdin.write_all(&[0; 4096]).await.unwrap();
+        }
+    };
+    let copy = command(&sandbox, "cat");
+    tokio::select! {
+        () = filled => {}
+        (output, _) = run(&sandbox, &copy, "through") => assert_eq!(output, "through"),
+    }
+    let mut some = [0; 100_000];
+    loud.stdout.read_exact(&mut some).await.unwrap();
+    drop(loud.stdout);
+    assert_eq!(loud.control.wait().await.signal, Some(13), "it writes for nobody");
+    deaf.control.kill();
+    assert_eq!(deaf.control.wait().await.signal, Some(9));
+}
+
+#[tokio::test]
+async fn ports_and_services_lead_both_ways() {
+    let world = World::new();
+    let (uplink, mut taken) = Taken::new();
+    let sandbox = sandbox_with(&world, uplink).await;
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut stream = sandbox.connect(port).await.unwrap();
+    let (mut inside, _) = listener.accept().await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut text = String::new();
+    inside.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "hello");
+    inside.write_all(b"and back").await.unwrap();
+    drop((listener, inside));
+    text.clear();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "and back");
+    assert!(matches!(sandbox.connect(port).await, Err(Error::Connect { .. })));
+
+    for service in Service::ALL {
+        let address = sandbox.service(service).unwrap();
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (known, mut stream) = taken.recv().await.unwrap();
+        assert_eq!(known, service);
+        client.write_all(b"GET /").await.unwrap();
+        client.shutdown().await.unwrap();
+        text.clear();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "GET /");
+        stream.write_all(&vec![b'x'; 1 << 20]).await.unwrap();
+        drop(stream);
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer.len(), 1 << 20);
+    }
+}
+
+#[tokio::test]
+async fn files_are_put_whole_and_nowhere_else() {
+    let world = World::new();
+    let sandbox = sandbox(&world).await;
+    let place = sandbox.place().clone();
+    let long = vec![b'x'; 3 << 20];
+    sandbox.put(Path::new("./a/b/one"), b"old").await.unwrap();
+    sandbox.put(&place.home.join("a/b/one"), &long).await.unwrap();
+    sandbox.put(&place.workspace.join("agents/two"), b"").await.unwrap();
+    assert_eq!(std::fs::read(place.home.join("a/b/one")).unwrap(), long);
+    assert_eq!(std::fs::read(place.workspace.join("agents/two")).unwrap(), b"");
+    assert_eq!(std::fs::read(place.workspace.join("CLAUDE.md")).unwrap(), b"be brief\n");
+    let other = place.home.with_file_name("place");
+    for path in [Path::new("../x"), Path::new("/etc/x"), &place.home.join("../../x"), &place.home, &other] {
+        let error = sandbox.put(path, b"x").await.unwrap_err();
+        assert!(matches!(error, Error::Escape(_)), "{}: {error}", path.display());
+    }
+    let outside = world.folder.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::os::unix::fs::symlink(&outside, place.home.join("way")).unwrap();
+    std::os::unix::fs::symlink(outside.join("file"), place.home.join("link")).unwrap();
+    let error = sandbox.put(Path::new("way/x"), b"x").await.unwrap_err();
+    assert!(matches!(error, Error::Escape(_)), "{error}");
+    sandbox.put(Path::new("link"), b"x").await.unwrap();
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+}
