@@ -5,5 +5,6 @@
 //! the other as hostile.
 
 pub mod beneath;
+pub mod jail;
 pub mod paths;
 pub mod proto;

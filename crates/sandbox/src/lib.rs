@@ -4,11 +4,16 @@
 //! and runs its processes. All `unsafe` code of the platform lives in this crate (and in the guest). To add a driver: a folder
 //! here and one line in [`registry`].
 
+mod cgroup;
 pub mod fake;
 pub mod guest;
+mod jail;
+pub mod limits;
+mod namespace;
 pub mod paths;
 pub mod process;
 pub mod registry;
+mod seccomp;
 pub mod state;
 pub mod uplink;
 
