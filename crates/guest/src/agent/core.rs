@@ -538,7 +538,9 @@ impl Agent {
     }
 
     fn adopted(&mut self, id: u32, nanos: i64) {
-        if let Err(error) = super::configure::clock(nanos) {
+        if nanos != 0
+            && let Err(error) = super::configure::clock(nanos)
+        {
             return self.answer(id, Err(failure(&error, "setting the clock")));
         }
         let programs = self.streams.len() / 2;

@@ -90,7 +90,7 @@ pub enum Request {
     /// The machine was not saved, and goes on.
     Unpark,
     /// The machine was saved, and goes on with another host: programs stay, all other streams have ended. Sets the clock to these
-    /// nanoseconds since 1970. The answer says how many programs there are; the first has the numbers 3 and 5, each further one four
+    /// nanoseconds since 1970; 0 leaves it. The answer says how many programs there are; the first has the numbers 3 and 5, each further one four
     /// more, in the order of their start.
     Adopt(i64),
 }
