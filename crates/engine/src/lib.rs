@@ -26,4 +26,5 @@ pub use engine::{Builder, Engine};
 pub use error::{Error, Result};
 pub use gate::{Actor, Principal};
 pub use karta_sandbox as sandbox;
+pub use karta_sandbox::image as images;
 pub use settings::Settings;

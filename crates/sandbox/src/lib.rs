@@ -7,8 +7,11 @@
 mod cgroup;
 pub mod fake;
 pub mod guest;
+mod ids;
+pub mod image;
 mod jail;
 pub mod limits;
+pub mod microvm;
 mod namespace;
 pub mod paths;
 pub mod process;
@@ -72,6 +75,17 @@ impl Error {
         let (Self::File { source, .. } | Self::Spawn { source, .. }) = self else { return false };
         matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
     }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// What a session needs of a sandbox.

@@ -14,7 +14,7 @@ use std::path::Path;
 use async_trait::async_trait;
 
 pub use link::Link;
-pub use sandbox::{GuestSandbox, Setup, adopt};
+pub use sandbox::{GuestSandbox, Setup, WeakSandbox, adopt};
 
 use crate::Error;
 
