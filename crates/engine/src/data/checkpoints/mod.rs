@@ -144,10 +144,11 @@ impl Newest {
 }
 
 impl Checkpoints {
-    /// Checkpoints in these stores, under keys that are wrapped by these.
+    /// Checkpoints in these stores, under keys that are wrapped by these. `folder` is where the blob store is, if it is a folder.
     pub fn new(
         store: Store,
         blobs: Arc<dyn ObjectStore>,
+        folder: Option<PathBuf>,
         wrapping: Arc<dyn KeyEncryption>,
         clock: Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
@@ -157,7 +158,7 @@ impl Checkpoints {
         Self {
             keys: Keys { store: store.clone(), wrapping, clock, rng },
             store,
-            blobs: Blobs(blobs),
+            blobs: Blobs { store: blobs, folder },
             limits,
             cpu: Arc::new(Semaphore::new(processors)),
             sessions: Mutex::default(),
@@ -343,6 +344,7 @@ impl Checkpoints {
                 held.unused = lying.into_iter().filter(|pack| !named.contains(pack)).collect();
                 // An owner after this one may have put packs whose checkpoint is not added yet.
                 held.unused.retain(save::mine(generation));
+                self.blobs.remove_partial(org, session).await?;
                 held.swept = true;
             }
             while let Some(pack) = held.unused.first().copied() {
@@ -523,7 +525,8 @@ impl Checkpoints {
     /// # Errors
     /// A data key can't be unwrapped; those before it are done.
     pub async fn rotate(&self) -> Result<u64> {
-        let current = self.keys.wrapping.rotate().await?;
+        self.keys.wrapping.rotate().await?;
+        let current = self.keys.wrapping.current();
         self.keys.rewrap(&current).await
     }
 
