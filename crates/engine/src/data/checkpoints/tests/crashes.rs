@@ -19,6 +19,14 @@ fn second(machine: &Machine) {
 
 #[tokio::test]
 async fn an_end_at_any_step_leaves_the_old_or_the_new_and_loses_or_leaks_nothing() {
+    for after in [false, true] {
+        let deaths = ends(after).await;
+        assert!(deaths >= 5, "reading the list, putting several packs, removing old ones: {deaths}");
+    }
+}
+
+/// Ends at one step after the other, before it is taken or after. Answers how many there are.
+async fn ends(after_it: bool) -> u32 {
     let mut deaths = 0;
     for step in 1.. {
         let world = World::new().await;
@@ -26,8 +34,8 @@ async fn an_end_at_any_step_leaves_the_old_or_the_new_and_loses_or_leaks_nothing
         let machine = Machine::new(1);
         first(&machine);
         let checkpoints = world.checkpoints();
-        for round in 0..3 {
-            machine.file("home/round", &[round]);
+        for round in 0..4 {
+            machine.file("home/round", &content(5000, round));
             checkpoints.save(owner, turn(u128::from(round)), Pace::Rest, &machine).await.unwrap();
         }
         let before = machine.state();
@@ -36,6 +44,7 @@ async fn an_end_at_any_step_leaves_the_old_or_the_new_and_loses_or_leaks_nothing
         let checkpoints = world.checkpoints();
         world.blobs.steps.store(0, Ordering::SeqCst);
         world.blobs.dies_at.store(step, Ordering::SeqCst);
+        world.blobs.dies_after.store(after_it, Ordering::SeqCst);
         let saving = async { checkpoints.save(owner, turn(9), Pace::Rest, &machine).await.map(drop) };
         let died = until_death(&world.blobs, saving).await;
         world.blobs.dies_at.store(0, Ordering::SeqCst);
@@ -45,7 +54,7 @@ async fn an_end_at_any_step_leaves_the_old_or_the_new_and_loses_or_leaks_nothing
         let next = world.checkpoints();
         let (loaded, there) = load(&next, owner).await;
         let state = there.state();
-        let whole = if loaded.seq == 4 { state == after } else { loaded.seq == 3 && state == before };
+        let whole = if loaded.seq == 5 { state == after } else { loaded.seq == 4 && state == before };
         assert!(whole, "at step {step}: {loaded:?}");
         there.file("home/next", b"more");
         next.save(owner, turn(10), Pace::Rest, &there).await.unwrap();
@@ -56,7 +65,7 @@ async fn an_end_at_any_step_leaves_the_old_or_the_new_and_loses_or_leaks_nothing
         }
         deaths += 1;
     }
-    assert!(deaths >= 6, "reading the list, putting several packs, removing old ones: {deaths}");
+    deaths
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -165,6 +165,8 @@ pub(super) struct Faulty {
     pub(super) steps: AtomicU64,
     /// The step that is not taken: whoever waits for it waits for ever.
     pub(super) dies_at: AtomicU64,
+    /// Whether that step is taken before.
+    pub(super) dies_after: AtomicBool,
     /// The step that fails as a full disk does.
     pub(super) full_at: AtomicU64,
     pub(super) put_bytes: AtomicU64,
@@ -178,17 +180,23 @@ impl std::fmt::Display for Faulty {
 }
 
 impl Faulty {
-    async fn step(&self) -> object_store::Result<()> {
+    async fn step(&self) -> object_store::Result<u64> {
         let step = self.steps.fetch_add(1, Ordering::SeqCst) + 1;
-        if step == self.dies_at.load(Ordering::SeqCst) {
-            self.dead.notify_one();
-            std::future::pending::<()>().await;
+        if !self.dies_after.load(Ordering::SeqCst) {
+            self.die(step).await;
         }
         if step == self.full_at.load(Ordering::SeqCst) {
             let source = Box::new(std::io::Error::from(std::io::ErrorKind::StorageFull));
             return Err(object_store::Error::Generic { store: "Faulty", source });
         }
-        Ok(())
+        Ok(step)
+    }
+
+    async fn die(&self, step: u64) {
+        if step == self.dies_at.load(Ordering::SeqCst) {
+            self.dead.notify_one();
+            std::future::pending::<()>().await;
+        }
     }
 
     /// The objects, by name, with their sizes.
@@ -214,9 +222,11 @@ impl ObjectStore for Faulty {
         payload: PutPayload,
         opts: PutOptions,
     ) -> object_store::Result<PutResult> {
-        self.step().await?;
+        let step = self.step().await?;
         self.put_bytes.fetch_add(payload.content_length() as u64, Ordering::Relaxed);
-        self.inner.put_opts(at, payload, opts).await
+        let done = self.inner.put_opts(at, payload, opts).await;
+        self.die(step).await;
+        done
     }
 
     async fn put_multipart_opts(
@@ -228,8 +238,10 @@ impl ObjectStore for Faulty {
     }
 
     async fn get_opts(&self, at: &Key, options: GetOptions) -> object_store::Result<GetResult> {
-        self.step().await?;
-        self.inner.get_opts(at, options).await
+        let step = self.step().await?;
+        let done = self.inner.get_opts(at, options).await;
+        self.die(step).await;
+        done
     }
 
     fn delete_stream(
