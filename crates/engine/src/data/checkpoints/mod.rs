@@ -9,6 +9,7 @@ mod blobs;
 mod error;
 mod fit;
 mod load;
+mod operate;
 mod pack;
 mod save;
 mod seal;
@@ -31,6 +32,8 @@ use object_store::ObjectStore;
 use tokio::sync::Semaphore;
 
 pub use error::CheckpointError;
+pub(crate) use operate::open;
+pub use operate::shred;
 
 use crate::Result;
 use crate::control::encryption::KeyEncryption;

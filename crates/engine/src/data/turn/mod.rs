@@ -7,6 +7,7 @@ pub mod meter;
 mod process;
 pub mod run;
 pub mod settle;
+mod state;
 
 pub use admit::{Accepted, OnBusy, SendMessage};
 pub use fold::{Answer, Fold};

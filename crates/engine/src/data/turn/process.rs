@@ -114,12 +114,13 @@ impl Runner {
         if let Some(old) = self.running.take() {
             old.end().await;
         }
+        self.leave_other(release.row.version).await?;
         let asked = self.engine.clock().now();
         let (before, room) = self.engine.process_place(release.harness.id(), self.row.org).await?;
         let waited = self.engine.clock().now().since(asked);
         let driver = self.engine.driver(release.harness.id());
         let spec = Spec::new(self.row.id, release.path.clone(), release.row.digest.clone());
-        let sandbox: Arc<dyn Sandbox> = driver.acquire(&spec).await?.into();
+        let (sandbox, brought) = self.sandbox(&*driver, &spec, release.row.version).await?;
         let program = self.engine.program(release)?;
         let pass = self.engine.channels().open(
             self.engine.rng(),
@@ -214,6 +215,7 @@ impl Runner {
         }
         self.running = Some(running);
         let mut notices = start_notices(release, (hooks, mcp), &kept);
+        notices.extend(brought);
         if before > 0 {
             let detail = json!({ "before": before, "waited_ms": waited.as_millis() });
             notices.insert(0, Body::System { subtype: "queued".to_owned(), detail });

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use karta_harness::Input;
+use karta_sandbox::Sandbox;
 use karta_store::{AuditEntry, Commit, SessionRow, TurnChange, TurnRow};
 use karta_types::event::Answerer;
 use karta_types::message::{Answer, Content, Message};
@@ -28,6 +29,7 @@ use crate::data::turn::admit::{OnBusy, Started};
 use crate::data::turn::machine::{Effect, Stimulus};
 use crate::data::turn::meter::Meter;
 use crate::data::turn::process::{self, Heard, Running};
+use crate::data::turn::state::Machine;
 use crate::{Engine, Error, Result};
 
 /// Chunks of output taken in before what they say is committed together.
@@ -100,11 +102,25 @@ pub enum Order {
         /// The conversation.
         reply: oneshot::Sender<Result<Vec<Message>>>,
     },
+    /// The machine that runs now, to be read from; none if there is none, or if places outlive machines here.
+    Machine {
+        /// The machine.
+        reply: oneshot::Sender<Option<Handle>>,
+    },
     /// End: the session is being erased.
     Close {
         /// The process is gone.
         reply: oneshot::Sender<()>,
     },
+}
+
+/// A machine, to be read from.
+pub struct Handle(pub(crate) Arc<dyn Sandbox>);
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Handle").field(&self.0.id()).finish()
+    }
 }
 
 /// A turn that runs.
@@ -128,14 +144,16 @@ pub(super) struct Runner {
     pub(super) meter: Arc<Meter>,
     pub(super) allowance: Arc<Allowance>,
     pub(super) running: Option<Running>,
+    /// What it runs in, where that does not outlive the process by itself.
+    pub(super) machine: Option<Machine>,
     pub(super) current: Option<Current>,
     queue: VecDeque<Arc<NewTurn>>,
     history: Vec<oneshot::Sender<Result<Vec<Message>>>>,
     exhausted_to: mpsc::Sender<Box<Problem>>,
     exhausted: mpsc::Receiver<Box<Problem>>,
-    idle_since: Timestamp,
+    pub(super) idle_since: Timestamp,
     /// How long it rests before everything goes.
-    idle: Duration,
+    pub(super) idle: Duration,
     closed: bool,
     /// What the audit log is told with the next answer that is committed.
     told: Vec<AuditEntry>,
@@ -183,6 +201,7 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         meter: Arc::default(),
         allowance: Arc::new(Allowance::new(session, &row.usage)),
         running: None,
+        machine: None,
         current: None,
         queue: VecDeque::new(),
         history: Vec::new(),
@@ -205,9 +224,7 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
             tracing::error!(%session, error = error.chain(), "the session's runner gave up");
         }
     }
-    if let Some(running) = runner.running.take() {
-        running.end().await;
-    }
+    runner.let_go().await;
     engine.hub().retire(session, &mut orders);
 }
 
@@ -243,7 +260,9 @@ impl Runner {
             match next {
                 Next::Order(Some(order)) => self.obey(order).await?,
                 // Wanted: somebody waits for a place, and this one is not used; its session goes on natively when it is spoken to again.
-                Next::Order(None) | Next::Wanted => return Ok(()),
+                Next::Order(None) => return Ok(()),
+                Next::Wanted if self.part().await => return Ok(()),
+                Next::Wanted => {}
                 Next::Exhausted(Some(problem)) => {
                     self.step(Stimulus::BudgetExhausted(problem)).await?;
                 }
@@ -254,8 +273,9 @@ impl Runner {
                 {
                     self.step(Stimulus::Tick).await?;
                 }
+                Next::Deadline if self.rest_is_due() => self.keep_at_rest().await?,
                 Next::Deadline => {
-                    if self.idle_out() {
+                    if self.idle_out() && self.part().await {
                         return Ok(());
                     }
                 }
@@ -271,7 +291,7 @@ impl Runner {
     fn deadline(&self) -> Option<Timestamp> {
         let machine = self.running.as_ref().and_then(|running| running.machine.deadline());
         let idle = self.current.is_none().then(|| self.idle_since.plus(self.idle));
-        machine.into_iter().chain(idle).min()
+        machine.into_iter().chain(idle).chain(self.rest_at()).min()
     }
 
     /// Whether nothing has happened for long enough to let everything go.
@@ -327,7 +347,13 @@ impl Runner {
                 self.step(Stimulus::Mode(mode)).await
             }
             Order::History { reply } => self.tell_history(reply).await,
+            Order::Machine { reply } => {
+                let _ = reply.send(self.machine.as_ref().map(|machine| Handle(machine.sandbox.clone())));
+                Ok(())
+            }
             Order::Close { reply } => {
+                // What is in it is being erased.
+                self.machine = None;
                 if let Some(running) = self.running.take() {
                     running.end().await;
                 }
@@ -497,9 +523,8 @@ impl Runner {
             }
             Heard::Exited { status, stderr } => {
                 self.step(Stimulus::Exited { status, stderr: &stderr }).await?;
-                if let Some(running) = self.running.take() {
-                    running.end().await;
-                }
+                // A machine whose process has ended is no use; should it not be kept now, it is when the session rests.
+                self.part().await;
                 for reply in self.history.drain(..) {
                     let _ = reply.send(Err(Error::told(ErrorCode::HarnessFailed, "the harness is gone")));
                 }
@@ -728,6 +753,7 @@ impl Runner {
         self.current = None;
         self.muted = false;
         self.idle_since = self.engine.clock().now();
+        self.rest_soon();
         // Said about the turn that just ended; the next one is asked anew.
         while self.exhausted.try_recv().is_ok() {}
     }
