@@ -13,7 +13,7 @@ mod jail;
 pub mod limits;
 pub mod microvm;
 mod namespace;
-mod paths;
+pub mod paths;
 pub mod process;
 pub mod registry;
 mod seccomp;
@@ -192,6 +192,14 @@ pub trait Control: Send + Sync {
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
+/// A sandbox that goes on, with the processes that ran in it, in the order of their start.
+pub struct Revived {
+    /// The sandbox.
+    pub sandbox: Box<dyn Sandbox>,
+    /// Its processes.
+    pub processes: Vec<Process>,
+}
+
 /// Makes sandboxes.
 #[async_trait]
 pub trait Driver: Send + Sync {
@@ -213,10 +221,9 @@ pub trait Driver: Send + Sync {
     /// The session's sandbox: its place made, or found and brought up to the release. Where it runs already on the same release,
     /// another handle of the same.
     async fn acquire(&self, spec: &Spec) -> Result<Box<dyn Sandbox>, Error>;
-    /// A parked sandbox goes on, see [`Sandbox::park`]. The folder stays as it is. An error if it was parked by a machine that
-    /// differs in what matters, or on another release: then what was checkpointed is all there is.
-    async fn revive(&self, _spec: &Spec, _from: &Path) -> Result<Box<dyn Sandbox>, Error> {
-        Err(Error::Unavailable("this driver can't keep what runs".to_owned()))
+    /// Goes on where [`Sandbox::park`] stopped, also on another start of the server. What was saved is used up, also on failure.
+    async fn revive(&self, _spec: &Spec, _from: &Path) -> Result<Revived, Error> {
+        Err(Error::Unavailable("this driver can't save what runs".to_owned()))
     }
     /// Removes every place of a session for good. No error if there is none.
     async fn erase(&self, session: SessionId) -> Result<(), Error>;
@@ -257,25 +264,27 @@ pub trait Sandbox: Send + Sync {
     async fn restore(&self, _records: state::Records) -> Result<(), Error> {
         Err(Error::Unavailable("this driver keeps the place itself".to_owned()))
     }
+    /// Whether [`Sandbox::pause`] works.
+    fn pauses(&self) -> bool {
+        false
+    }
     /// Stops everything inside until [`Sandbox::wake`]: no instruction runs. No error if it is stopped already.
     async fn pause(&self) -> Result<(), Error> {
         Err(Error::Unavailable("this driver can't pause".to_owned()))
     }
+    /// Whether [`Sandbox::park`] works.
+    fn parks(&self) -> bool {
+        false
+    }
+    /// Saves everything inside, its processes and their memory too, into this folder (made; must not exist), and ends the sandbox:
+    /// what the processes had written before is read to its end as always, and nothing more comes. On failure it may have ended too,
+    /// which shows as the end of its processes.
+    async fn park(&self, _into: &Path) -> Result<(), Error> {
+        Err(Error::Unavailable("this driver can't save what runs".to_owned()))
+    }
     /// Lets everything inside go on.
     async fn wake(&self) -> Result<(), Error> {
         Ok(())
-    }
-    /// Writes the whole sandbox into an empty folder, programs that run included, and ends it: [`Driver::revive`] lets it go on from
-    /// there, in this server or a later one. Whoever holds its processes sees them break off as if they were killed, and lets go of
-    /// them; they are handed out anew, see [`Sandbox::adopt`]. If it fails, all goes on as before. The folder holds the memory of the
-    /// programs as it is: whoever reads it reads their secrets.
-    async fn park(&self, _into: &Path) -> Result<(), Error> {
-        Err(Error::Unavailable("this driver can't keep what runs".to_owned()))
-    }
-    /// The programs that have run since before the sandbox was parked, in the order in which they were started. Whoever asks first
-    /// gets them; with what they have written and nobody has read.
-    fn adopt(&self) -> Vec<Process> {
-        Vec::new()
     }
     /// Ends everything inside and waits until nothing of it is left on the host. Dropping the last handle does the same without
     /// waiting. A driver that [keeps](Driver::keeps) places keeps the files.

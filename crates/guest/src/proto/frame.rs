@@ -159,11 +159,6 @@ impl Decoder {
         Ok(Some(frame))
     }
 
-    /// The bytes of the frame that is not whole yet.
-    pub fn rest(&self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
-
     /// How many bytes are held.
     pub fn held(&self) -> usize {
         self.bytes.len() - self.start

@@ -52,12 +52,11 @@ impl Drop for Handle {
 pub(super) struct Shared {
     state: Mutex<State>,
     /// Something is to be sent.
-    pub(super) work: Notify,
-    pub(super) generation: u64,
+    work: Notify,
+    generation: u64,
     uplink: Arc<dyn Uplink>,
     hello: watch::Sender<bool>,
     ended: watch::Sender<Option<Arc<str>>>,
-    pub(super) drained: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -70,16 +69,13 @@ impl std::fmt::Debug for Shared {
 pub(super) struct State {
     pub(super) entries: HashMap<u32, Entry>,
     /// Streams with something to send, in order.
-    pub(super) dirty: VecDeque<u32>,
-    pub(super) host_last: u32,
-    pub(super) guest_last: u32,
+    dirty: VecDeque<u32>,
+    host_last: u32,
+    guest_last: u32,
+    /// Whether programs of before may be told of.
+    adopts: bool,
     /// Why the link has ended.
     pub(super) ended: Option<Arc<str>>,
-    /// The only stream that is sent to, while the guest is to be at rest.
-    pub(super) only: Option<u32>,
-    /// Whether the end of the channel is expected; then what of a frame had come.
-    pub(super) parking: bool,
-    pub(super) rest: Option<Vec<u8>>,
 }
 
 /// One stream.
@@ -87,37 +83,37 @@ pub(super) struct State {
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about one of two directions")]
 pub(super) struct Entry {
     /// What opens it, until it is sent.
-    pub(super) opening: Option<Vec<u8>>,
-    pub(super) answer: Option<oneshot::Sender<Answer>>,
+    opening: Option<Vec<u8>>,
+    answer: Option<oneshot::Sender<Answer>>,
     /// Whether the answer is all that comes.
-    pub(super) unary: bool,
-    pub(super) exit: Option<watch::Sender<Option<Exit>>>,
-    pub(super) signal: Option<u8>,
-    pub(super) dirty: bool,
+    unary: bool,
+    exit: Option<watch::Sender<Option<Exit>>>,
+    signal: Option<u8>,
+    dirty: bool,
 
     pub(super) received: VecDeque<Bytes>,
     /// How many bytes the guest may still send.
-    pub(super) granted: u32,
+    granted: u32,
     /// How many bytes were read and not granted anew.
     pub(super) used: u32,
     /// Whether the guest sends no more; whether it broke.
     pub(super) incoming_over: Option<bool>,
     pub(super) reader: Option<Waker>,
     /// Whether somebody may still read.
-    pub(super) reading: bool,
-    pub(super) stop: bool,
+    reading: bool,
+    stop: bool,
 
     pub(super) sending: BytesMut,
-    pub(super) window: u32,
+    window: u32,
     pub(super) writer: Option<Waker>,
     pub(super) finish: bool,
-    pub(super) finished: bool,
+    finished: bool,
     /// Whether the guest takes no more.
     pub(super) refused: bool,
 }
 
 impl Entry {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self {
             opening: None,
             answer: None,
@@ -158,8 +154,7 @@ impl Entry {
 }
 
 /// A program that was started.
-#[derive(Debug)]
-pub(crate) struct Program {
+pub(super) struct Program {
     pub(super) id: u32,
     pub(super) stdin: Outgoing,
     pub(super) stdout: Incoming,
@@ -184,32 +179,16 @@ impl Link {
     where
         C: AsyncRead + AsyncWrite + Send + 'static,
     {
-        Self::with(channel, generation, uplink, State::default(), Decoder::default())
-    }
-
-    /// A link that begins in this state.
-    pub(super) fn with<C>(
-        channel: C,
-        generation: u64,
-        uplink: Arc<dyn Uplink>,
-        state: State,
-        decoder: Decoder,
-    ) -> Self
-    where
-        C: AsyncRead + AsyncWrite + Send + 'static,
-    {
         let (reader, writer) = tokio::io::split(channel);
         let shared = Arc::new(Shared {
-            state: Mutex::new(state),
+            state: Mutex::default(),
             work: Notify::new(),
             generation,
             uplink,
             hello: watch::Sender::new(false),
             ended: watch::Sender::new(None),
-            drained: watch::Sender::new(false),
         });
-        let tasks =
-            [task(read(Arc::clone(&shared), reader, decoder)), task(write(Arc::clone(&shared), writer))];
+        let tasks = [task(read(Arc::clone(&shared), reader)), task(write(Arc::clone(&shared), writer))];
         Self(Arc::new(Handle { shared, tasks }))
     }
 
@@ -290,16 +269,79 @@ impl Link {
         Ok(started.map(|_| program))
     }
 
+    /// Lets the guest fall silent, so that its machine can be saved: everything that it has said was received when this answers. Fails
+    /// where something of the host's is still on its way.
+    pub(super) async fn park(&self, patience: Duration) -> Result<(), Error> {
+        let busy = {
+            let state = self.0.shared.lock();
+            state.entries.values().any(|entry| {
+                entry.opening.is_some() || entry.answer.is_some() || !entry.sending.is_empty() || entry.dirty
+            })
+        };
+        if busy {
+            return Err(Error::Unavailable(
+                "something is on its way into the sandbox: try again later".to_owned(),
+            ));
+        }
+        self.request(&Request::Park, patience).await.map(|_| ())
+    }
+
+    /// A guest whose machine was saved goes on: its programs, in the order of their start. `generation` must be higher than any before.
+    pub(super) async fn adopt<C>(
+        channel: C,
+        generation: u64,
+        uplink: Arc<dyn Uplink>,
+        clock: i64,
+        patience: Duration,
+    ) -> Result<(Self, Vec<Program>), Error>
+    where
+        C: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let link = Self::start(channel, generation, uplink);
+        let request = Request::Adopt(clock);
+        let (_, answer) = link.open(&request, true, None)?;
+        let adopted = match tokio::time::timeout(patience, answer).await {
+            Ok(Ok(Answer::Adopted(programs))) => u32::from(programs),
+            Ok(Ok(Answer::Failed(failure))) => {
+                return Err(Error::Unavailable(format!(
+                    "going on inside the sandbox failed: {}",
+                    failure.text
+                )));
+            }
+            Ok(Ok(Answer::Done(_)) | Err(_)) => return Err(link.gone()),
+            Err(_) => {
+                return Err(Error::Unavailable(format!(
+                    "the program inside the sandbox did not go on within {} s",
+                    patience.as_secs()
+                )));
+            }
+        };
+        let shared = &link.0.shared;
+        let mut programs = Vec::new();
+        for id in (3..).step_by(4).take(adopted as usize) {
+            let exit = match shared.lock().entries.get(&id).and_then(|entry| entry.exit.as_ref()) {
+                Some(exit) => exit.subscribe(),
+                // It has ended since.
+                None => watch::Sender::new(Some(Exit { status: None, signal: Some(9) })).subscribe(),
+            };
+            let (stdout, stdin) = Joined::new(shared, id).split();
+            programs.push(Program {
+                id,
+                stdin,
+                stdout,
+                stderr: Incoming::new(Arc::clone(shared), id + 2),
+                exit,
+            });
+        }
+        Ok((link, programs))
+    }
+
     /// Sends a signal to a program and all it started.
     pub(super) fn signal(&self, id: u32, signal: u8) {
         self.0.shared.signal(id, signal);
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.0.shared
-    }
-
-    pub(super) fn open(
+    fn open(
         &self,
         request: &Request,
         unary: bool,
@@ -332,6 +374,7 @@ impl Link {
         }
         state.host_last = if spawn { id + 2 } else { id };
         let (answer, answered) = oneshot::channel();
+        state.adopts |= matches!(request, Request::Adopt(_));
         let entry = Entry { opening: Some(opening), answer: Some(answer), unary, exit, ..Entry::new() };
         state.entries.insert(id, entry);
         if spawn {
@@ -341,7 +384,7 @@ impl Link {
         Ok((id, answered))
     }
 
-    pub(super) async fn answer(
+    async fn answer(
         &self,
         request: &Request,
         answer: oneshot::Receiver<Answer>,
@@ -349,6 +392,9 @@ impl Link {
     ) -> Result<Result<Vec<String>, Failure>, Error> {
         match tokio::time::timeout(patience, answer).await {
             Ok(Ok(Answer::Done(notes))) => Ok(Ok(notes)),
+            Ok(Ok(Answer::Adopted(_))) => Err(Error::Unavailable(
+                "the program inside the sandbox answers what was not asked".to_owned(),
+            )),
             Ok(Ok(Answer::Failed(failure))) => Ok(Err(failure)),
             Ok(Err(_)) => Err(self.gone()),
             Err(_) => Err(Error::Unavailable(format!(
@@ -396,6 +442,8 @@ fn name(request: &Request) -> &'static str {
         Request::Sync => "writing the disks",
         Request::Clock(_) => "setting the clock",
         Request::Shutdown => "ending",
+        Request::Park => "falling silent",
+        Request::Unpark | Request::Adopt(_) => "going on",
     }
 }
 
@@ -404,13 +452,13 @@ fn task(future: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     tokio::spawn(future)
 }
 
-async fn read(shared: Arc<Shared>, mut channel: impl AsyncRead + Unpin, mut decoder: Decoder) {
+async fn read(shared: Arc<Shared>, mut channel: impl AsyncRead + Unpin) {
+    let mut decoder = Decoder::default();
     let mut buffer = vec![0; BATCH];
     let reason = loop {
         let length = match channel.read(&mut buffer).await {
-            Ok(length) if length > 0 => length,
-            Ok(_) | Err(_) if shared.drained(decoder.rest()) => return,
-            Ok(_) => break "the sandbox has ended".to_owned(),
+            Ok(0) => break "the sandbox has ended".to_owned(),
+            Ok(length) => length,
             Err(error) => break format!("reading from the sandbox failed: {error}"),
         };
         decoder.push(&buffer[..length]);
@@ -513,7 +561,7 @@ impl Shared {
     }
 
     /// Ends everything, once.
-    pub(super) fn end(&self, reason: &str) {
+    fn end(&self, reason: &str) {
         let mut state = self.lock();
         if state.ended.is_some() {
             return;
@@ -537,7 +585,7 @@ impl Shared {
     fn gather(&self, batch: &mut Vec<u8>) {
         let mut state = self.lock();
         while batch.len() < BATCH {
-            let Some(id) = state.next() else { return };
+            let Some(id) = state.dirty.pop_front() else { return };
             let Some(entry) = state.entries.get_mut(&id) else { continue };
             entry.dirty = false;
             let more = entry.emit(id, self.generation, batch);
@@ -586,6 +634,13 @@ impl Shared {
                 let Some(asked) = entry.answer.take() else { return Err("it answers twice") };
                 let over = entry.unary || matches!(answer, Answer::Failed(_));
                 let program = entry.exit.is_some();
+                if let Answer::Adopted(programs) = answer {
+                    if !std::mem::take(&mut state.adopts) || usize::from(programs) * 2 > HOST_STREAMS {
+                        return Err("it has programs that it can't have");
+                    }
+                    state.adopt(programs);
+                }
+                let Some(entry) = state.entries.get_mut(&id) else { return Ok(()) };
                 let _ = asked.send(answer);
                 if over {
                     entry.wake();
@@ -679,11 +734,13 @@ impl Shared {
 }
 
 impl State {
-    /// The next stream that may be sent to.
-    fn next(&mut self) -> Option<u32> {
-        let Some(only) = self.only else { return self.dirty.pop_front() };
-        let at = self.dirty.iter().position(|id| *id == only)?;
-        self.dirty.remove(at)
+    /// The streams of programs that ran before, as the guest numbers them.
+    fn adopt(&mut self, programs: u16) {
+        for id in (3..).step_by(4).take(usize::from(programs)) {
+            self.entries.insert(id, Entry { exit: Some(watch::Sender::new(None)), ..Entry::new() });
+            self.entries.insert(id + 2, Entry { finished: true, ..Entry::new() });
+            self.host_last = id + 2;
+        }
     }
 
     /// Forgets a stream that is over and that nobody reads any more.

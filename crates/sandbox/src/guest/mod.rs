@@ -6,16 +6,15 @@
 
 mod files;
 mod link;
-mod park;
 mod sandbox;
 mod stream;
+
+use std::path::Path;
 
 use async_trait::async_trait;
 
 pub use link::Link;
-pub use park::Parked;
-pub(crate) use sandbox::Record;
-pub use sandbox::{GuestSandbox, Setup, WeakSandbox};
+pub use sandbox::{GuestSandbox, Setup, WeakSandbox, adopt};
 
 use crate::Error;
 
@@ -27,10 +26,13 @@ pub trait Machine: Send + Sync {
     async fn pause(&self) -> Result<(), Error>;
     /// Lets everything go on.
     async fn wake(&self) -> Result<(), Error>;
-    /// Writes all of it, running programs included, into a folder, so that it can go on from there, and ends it. If that fails it
-    /// goes on here.
-    async fn save(&self, _into: &std::path::Path) -> Result<(), Error> {
-        Err(Error::Unavailable("this driver can't keep what runs".to_owned()))
+    /// Whether [`Machine::save`] works.
+    fn saves(&self) -> bool {
+        false
+    }
+    /// Saves it, memory and all, into this folder (made; must not exist), and ends it. On failure it may go on or have ended.
+    async fn save(&self, _into: &Path) -> Result<(), Error> {
+        Err(Error::Unavailable("this driver can't save what runs".to_owned()))
     }
     /// Ends it and waits until nothing of it is left on the host. No error if it has ended.
     async fn close(&self) -> Result<(), Error>;

@@ -4,50 +4,23 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use karta_guest::proto::message::{Base, Request, Spawn};
 use karta_types::SandboxId;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::link::{Program, io_error};
-use super::park::Parked;
 use super::{Link, Machine, files};
 use crate::paths::plain;
-use crate::uplink::Service;
+use crate::uplink::{Service, Uplink};
 use crate::{Command, Control, Duplex, Error, Exit, Place, Process};
 
 /// How long a guest may take to answer: software emulation is slow, and a guest that takes longer is lost.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The file of a parked sandbox that says what it was. Written last.
-const RECORD: &str = "parked.json";
-
-/// What a parked sandbox was.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Record {
-    id: String,
-    pub(crate) harness: bool,
-    pub(crate) link: Parked,
-}
-
-impl Record {
-    /// The record in this folder.
-    pub(crate) fn read(folder: &Path) -> Result<(SandboxId, Self), Error> {
-        let path = folder.join(RECORD);
-        let text = std::fs::read(&path).map_err(|source| Error::File {
-            doing: "reading",
-            path: path.clone(),
-            source,
-        })?;
-        let damaged = || Error::Unavailable("what was kept of a sandbox is damaged".to_owned());
-        let record: Self = serde_json::from_slice(&text).map_err(|_| damaged())?;
-        let id = record.id.parse().map_err(|_| damaged())?;
-        Ok((id, record))
-    }
-}
 
 /// What a sandbox is made of.
 pub struct Setup {
@@ -78,25 +51,18 @@ impl std::fmt::Debug for Setup {
 pub struct GuestSandbox {
     inner: Arc<Setup>,
     fresh: bool,
-    /// Programs that have run since before the machine was parked, until somebody takes them.
-    adopted: Arc<Mutex<Vec<Program>>>,
 }
 
 impl GuestSandbox {
     /// The first handle.
     pub fn new(setup: Setup) -> Self {
         let fresh = setup.fresh;
-        Self { inner: Arc::new(setup), fresh, adopted: Arc::default() }
-    }
-
-    /// The first handle of one that was parked, with the programs that run in it.
-    pub(crate) fn revived(setup: Setup, programs: Vec<Program>) -> Self {
-        Self { adopted: Arc::new(Mutex::new(programs)), ..Self::new(setup) }
+        Self { inner: Arc::new(setup), fresh }
     }
 
     /// A further handle, for which nothing is fresh.
     pub fn another(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), fresh: false, adopted: Arc::clone(&self.adopted) }
+        Self { inner: Arc::clone(&self.inner), fresh: false }
     }
 
     /// A handle that keeps nothing alive.
@@ -119,15 +85,6 @@ impl GuestSandbox {
         Arc::strong_count(&self.inner)
     }
 
-    fn process(&self, program: Program) -> Process {
-        Process {
-            stdin: Box::new(program.stdin),
-            stdout: Box::new(program.stdout),
-            stderr: Box::new(program.stderr),
-            control: Box::new(Running { link: self.inner.link.clone(), id: program.id, exit: program.exit }),
-        }
-    }
-
     /// Where a path of the caller lies: a relative one is under the home; none if it is elsewhere.
     fn resolve(&self, path: &Path) -> Option<(Base, PathBuf)> {
         if path.is_relative() {
@@ -147,7 +104,7 @@ pub struct WeakSandbox(std::sync::Weak<Setup>);
 impl WeakSandbox {
     /// A further handle, if any is left.
     pub fn upgrade(&self) -> Option<GuestSandbox> {
-        Some(GuestSandbox { inner: self.0.upgrade()?, fresh: false, adopted: Arc::default() })
+        Some(GuestSandbox { inner: self.0.upgrade()?, fresh: false })
     }
 }
 
@@ -177,28 +134,28 @@ impl crate::Sandbox for GuestSandbox {
         self.inner.machine.pause().await
     }
 
+    fn pauses(&self) -> bool {
+        true
+    }
+
     async fn wake(&self) -> Result<(), Error> {
         self.inner.machine.wake().await
     }
 
-    async fn park(&self, into: &Path) -> Result<(), Error> {
-        let Setup { link, machine, id, place, .. } = &*self.inner;
-        let hold = link.hold(PATIENCE).await?;
-        machine.save(into).await?;
-        let link = link.seal(hold).await?;
-        let record = Record { id: id.to_string(), harness: place.harness.is_some(), link };
-        let path = into.join(RECORD);
-        let written = async {
-            let text = serde_json::to_vec(&record).unwrap_or_default();
-            tokio::fs::write(&path, text).await?;
-            tokio::fs::File::open(&path).await?.sync_all().await
-        };
-        written.await.map_err(|source| Error::File { doing: "writing", path: path.clone(), source })
+    fn parks(&self) -> bool {
+        self.inner.machine.saves()
     }
 
-    fn adopt(&self) -> Vec<Process> {
-        let programs = std::mem::take(&mut *self.adopted.lock().unwrap_or_else(PoisonError::into_inner));
-        programs.into_iter().map(|program| self.process(program)).collect()
+    async fn park(&self, into: &Path) -> Result<(), Error> {
+        let link = &self.inner.link;
+        link.park(PATIENCE).await?;
+        if let Err(error) = self.inner.machine.save(into).await {
+            // If the machine has ended by it, so does the link; what it says then is no better than this.
+            let _ = link.request(&Request::Unpark, PATIENCE).await;
+            return Err(error);
+        }
+        link.close("the sandbox was saved");
+        Ok(())
     }
 
     async fn close(&self) -> Result<(), Error> {
@@ -223,7 +180,7 @@ impl crate::Sandbox for GuestSandbox {
         });
         let program = self.inner.link.spawn(&request, PATIENCE).await?;
         let program = program.map_err(|failure| failed(io_error(failure)))?;
-        Ok(self.process(program))
+        Ok(process(&self.inner.link, program))
     }
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Duplex>, Error> {
@@ -245,6 +202,34 @@ impl crate::Sandbox for GuestSandbox {
 
     async fn export(&self, _into: &Path) -> Result<(), Error> {
         Err(self.inner.link.gone())
+    }
+}
+
+/// A saved guest's link, on the channel of its machine that goes on, and its processes in the order of their start. `generation` must be
+/// higher than any that the guest has had; `clock` is in nanoseconds since 1970.
+///
+/// # Errors
+/// It does not go on; the error says what it was doing.
+pub async fn adopt<C>(
+    channel: C,
+    generation: u64,
+    uplink: Arc<dyn Uplink>,
+    clock: i64,
+) -> Result<(Link, Vec<Process>), Error>
+where
+    C: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (link, programs) = Link::adopt(channel, generation, uplink, clock, PATIENCE).await?;
+    let processes = programs.into_iter().map(|program| process(&link, program)).collect();
+    Ok((link, processes))
+}
+
+fn process(link: &Link, program: Program) -> Process {
+    Process {
+        stdin: Box::new(program.stdin),
+        stdout: Box::new(program.stdout),
+        stderr: Box::new(program.stderr),
+        control: Box::new(Running { link: link.clone(), id: program.id, exit: program.exit }),
     }
 }
 

@@ -209,13 +209,11 @@ pub(super) struct Parts {
     pub(super) session: File,
 }
 
-/// Disks for a machine of a kind; the session's is a copy of `session`. It may block.
-pub(super) fn parts(base: &Base, folder: &Path, kind: &Kind, session: &Path) -> Result<Parts, Error> {
+/// Disks for a machine of a kind, with this one for the session. It may block.
+pub(super) fn parts(base: &Base, folder: &Path, kind: &Kind, session: File) -> Result<Parts, Error> {
     let making = |error| at("making a disk in", folder)(error);
     let release = disks::unnamed(folder)?;
     release.set_len(disks::RELEASE).map_err(making)?;
-    let own = disks::unnamed(folder)?;
-    disks::copy(session, &own)?;
     let harness = match &kind.harness {
         Some(path) => open(path)?,
         None => {
@@ -228,9 +226,9 @@ pub(super) fn parts(base: &Base, folder: &Path, kind: &Kind, session: &Path) -> 
         base: open(&base.disk)?,
         harness,
         release: disks::read_only(&release).map_err(making)?,
-        session: own.try_clone().map_err(making)?.into(),
+        session: session.try_clone().map_err(making)?.into(),
     };
-    Ok(Parts { drives, release, session: own })
+    Ok(Parts { drives, release, session })
 }
 
 /// A machine of a kind, from its snapshot.
@@ -241,7 +239,9 @@ pub(super) async fn restore(shared: &Shared, kind: &Kind, snapshot: &Arc<Snapsho
     let shape = kind.shape;
     let (origin, memory, parts) = blocking(move || {
         let failed = |error| Error::Unavailable(format!("there is no memory for a machine ({error})"));
-        let parts = parts(&base, &folder, &kind, &kind.session)?;
+        let session = disks::unnamed(&folder)?;
+        disks::copy(&kind.session, &session)?;
+        let parts = parts(&base, &folder, &kind, session)?;
         let origin = Origin::State(snapshot.state().map_err(failed)?);
         Ok((origin, snapshot.memory().map_err(failed)?, parts))
     })

@@ -162,6 +162,11 @@ impl Shared {
         found
     }
 
+    /// Higher than any that a guest has heard of.
+    fn generation(&self) -> u64 {
+        self.generation.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// From now on the session has this machine.
     fn note(&self, spec: &Spec, sandbox: &GuestSandbox) {
         let running = Running { digest: spec.digest.clone(), sandbox: sandbox.downgrade() };
@@ -207,7 +212,7 @@ impl Shared {
     ) -> Result<GuestSandbox, Error> {
         let Spare { vm, release: disk, session } = spare;
         blocking(move || disks::copy(&release, &disk)).await?;
-        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        let generation = self.generation();
         let (running, control, stream) = vm.into_parts()?;
         let kept = park::What { session, key: kind.key.clone(), digest: spec.digest.clone() };
         let link = Link::start(stream, generation, Arc::clone(&spec.uplink));
@@ -316,19 +321,21 @@ impl crate::Driver for Driver {
         Ok(Box::new(sandbox))
     }
 
-    async fn revive(&self, spec: &Spec, from: &Path) -> Result<Box<dyn crate::Sandbox>, Error> {
+    async fn revive(&self, spec: &Spec, from: &Path) -> Result<crate::Revived, Error> {
         let shared = &self.shared;
         let lane = shared.lane(spec.session);
         let _turn = lane.lock().await;
-        if shared
-            .running(spec.session)
-            .is_some_and(|(_, sandbox)| sandbox.link().ended().now_or_never().is_none())
-        {
-            return Err(Error::Unavailable("the session has a machine that runs: close it first".to_owned()));
+        if let Some((_, sandbox)) = shared.running(spec.session) {
+            if sandbox.link().ended().now_or_never().is_none() {
+                return Err(Error::Unavailable(
+                    "the session has a machine that runs: close it first".to_owned(),
+                ));
+            }
+            sandbox.close().await?;
         }
-        let sandbox = park::revive(shared, spec, from).await?;
+        let (sandbox, processes) = park::revive(shared, spec, from).await?;
         shared.note(spec, &sandbox);
-        Ok(Box::new(sandbox))
+        Ok(crate::Revived { sandbox: Box::new(sandbox), processes })
     }
 
     async fn erase(&self, session: SessionId) -> Result<(), Error> {

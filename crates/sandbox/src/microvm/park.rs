@@ -4,9 +4,8 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use karta_guest::proto::message::Request;
+use karta_types::SandboxId;
 use serde::{Deserialize, Serialize};
 
 use super::boot::{MEBIBYTE, Parts};
@@ -14,16 +13,14 @@ use super::disks::at;
 use super::keys::Key;
 use super::qmp::Qmp;
 use super::vm::{self, Kept, Origin, Vm};
-use super::{CONFIGURE, Shared, blocking, boot, disks, keys, memory, place};
-use crate::guest::{GuestSandbox, Record, Setup};
-use crate::{Error, Spec};
+use super::{Shared, blocking, boot, disks, keys, memory, place};
+use crate::guest::{GuestSandbox, Setup, adopt};
+use crate::{Error, Process, Spec};
 
 /// The state of the machine with its memory, the session's disk, and which machine it was.
 const STATE: &str = "state";
 const DISK: &str = "disk";
 const MACHINE: &str = "machine.json";
-/// How long a machine may take to read its whole memory.
-const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What it takes to save a machine.
 #[derive(Debug)]
@@ -44,14 +41,14 @@ struct Machine {
     digest: String,
 }
 
-/// Stops a machine and writes it into a folder. If that fails, it stands still and nothing of it is in the folder.
+/// Stops a machine and writes it into a folder that is made. If that fails, it stands still and the folder is gone again.
 pub(super) async fn save(control: &mut Qmp, what: &What, into: &Path) -> Result<(), Error> {
     vm::command(control, "stop").await?;
+    tokio::fs::create_dir(into).await.map_err(at("making", into))?;
     let saved = write(control, what, into).await;
     if saved.is_err() {
-        for name in [STATE, DISK, MACHINE] {
-            let _ = tokio::fs::remove_file(into.join(name)).await;
-        }
+        // What went wrong is of more interest than what is left of it.
+        let _ = tokio::fs::remove_dir_all(into).await;
     }
     saved
 }
@@ -86,16 +83,31 @@ async fn write(control: &mut Qmp, what: &What, into: &Path) -> Result<(), Error>
     .await
 }
 
-/// Takes a machine up again.
-pub(super) async fn revive(shared: &Arc<Shared>, spec: &Spec, from: &Path) -> Result<GuestSandbox, Error> {
+/// Takes a machine up again, and its folder away.
+pub(super) async fn revive(
+    shared: &Arc<Shared>,
+    spec: &Spec,
+    from: &Path,
+) -> Result<(GuestSandbox, Vec<Process>), Error> {
+    let revived = taken(shared, spec, from).await;
+    if let Err(error) = tokio::fs::remove_dir_all(from).await {
+        tracing::warn!(%error, "what a parked machine was kept in could not be removed");
+    }
+    revived
+}
+
+async fn taken(
+    shared: &Arc<Shared>,
+    spec: &Spec,
+    from: &Path,
+) -> Result<(GuestSandbox, Vec<Process>), Error> {
     let kind = keys::kind(shared, spec.harness.as_deref()).await?;
     let reading = from.to_owned();
-    let (machine, (id, record)) = blocking(move || {
+    let machine = blocking(move || {
         let path = reading.join(MACHINE);
         let text = std::fs::read(&path).map_err(at("reading", &path))?;
-        let machine: Machine = serde_json::from_slice(&text)
-            .map_err(|_| Error::Unavailable("what was kept of a machine is damaged".to_owned()))?;
-        Ok((machine, Record::read(&reading)?))
+        serde_json::from_slice::<Machine>(&text)
+            .map_err(|_| Error::Unavailable("what was kept of a machine is damaged".to_owned()))
     })
     .await?;
     let differs = |what: &str| {
@@ -114,7 +126,9 @@ pub(super) async fn revive(shared: &Arc<Shared>, spec: &Spec, from: &Path) -> Re
     let (folder, from, shape) = (shared.disks.root().to_owned(), from.to_owned(), kind.shape);
     let harness = kind.harness.is_some();
     let (parts, state, ram) = blocking(move || {
-        let parts = boot::parts(&base, &folder, &kind, &from.join(DISK))?;
+        let path = from.join(DISK);
+        let session = File::options().read(true).write(true).open(&path).map_err(at("opening", &path))?;
+        let parts = boot::parts(&base, &folder, &kind, session)?;
         disks::copy(&release, &parts.release)?;
         let path = from.join(STATE);
         let state = File::open(&path).map_err(at("opening", &path))?;
@@ -124,19 +138,15 @@ pub(super) async fn revive(shared: &Arc<Shared>, spec: &Spec, from: &Path) -> Re
     .await?;
     let Parts { drives, session, .. } = parts;
     let origin = Origin::State(state);
-    let started = tokio::time::timeout(PATIENCE, Vm::start(shared.host().await?, shape, origin, ram, drives));
-    let mut vm = started.await.unwrap_or_else(|_| {
-        Err(Error::Unavailable(format!("the parked machine was not read within {} s", PATIENCE.as_secs())))
-    })?;
+    let mut vm = Vm::start(shared.host().await?, shape, origin, ram, drives).await?;
     vm.go_on().await?;
     let (running, control, stream) = vm.into_parts()?;
-    let (link, programs) = record.link.revive(stream, Arc::clone(&spec.uplink))?;
+    let now = shared.clock.now().as_micros().saturating_mul(1000);
+    let (link, processes) = adopt(stream, shared.generation(), Arc::clone(&spec.uplink), now).await?;
     let kept = What { session, key: machine.key, digest: machine.digest };
     let machine = Kept::new(running, control, link.clone(), Arc::clone(&shared.clock), kept);
-    // What time has made wrong is set right, and its randomness is mixed anew.
-    link.request(&Request::Configure(shared.identity()?), CONFIGURE).await?;
     let setup = Setup {
-        id,
+        id: SandboxId::new(&*shared.clock, &*shared.rng),
         place: place(harness),
         link,
         machine: Box::new(machine),
@@ -144,5 +154,5 @@ pub(super) async fn revive(shared: &Arc<Shared>, spec: &Spec, from: &Path) -> Re
         fresh: false,
         services: std::net::Ipv4Addr::LOCALHOST,
     };
-    Ok(GuestSandbox::revived(setup, programs))
+    Ok((GuestSandbox::new(setup), processes))
 }

@@ -23,6 +23,8 @@ use crate::guest::{Link, Machine};
 
 /// How long a VMM may take to answer a command, and to take over a state.
 const ANSWER: Duration = Duration::from_secs(20);
+/// How long reading a machine's state may take, with its whole memory if it was parked.
+const READ: Duration = Duration::from_mins(2);
 /// How long writing a machine's whole memory may take.
 const SAVE: Duration = Duration::from_mins(5);
 /// How long a VMM that was killed may take to be gone.
@@ -90,7 +92,8 @@ impl Vm {
         let launch =
             Launch { arguments: command::arguments(shape, start), descriptors, memory: shape.memory };
         let mut running = host.start(launch).await?;
-        let begun = tokio::time::timeout(ANSWER, async {
+        let patience = if start == Start::Restore { READ } else { ANSWER };
+        let begun = tokio::time::timeout(patience, async {
             let mut control = Qmp::open(control, &first).await?;
             if start == Start::Restore {
                 control.copied().await?;
@@ -100,7 +103,7 @@ impl Vm {
         match begun.await {
             Ok(Ok(control)) => Ok(Self { running, control, guest: Some(guest) }),
             Ok(Err(error)) => Err(broken(&mut running, &error).await),
-            Err(_) => Err(late("the virtual machine monitor did not begin", ANSWER)),
+            Err(_) => Err(late("the virtual machine monitor did not begin", patience)),
         }
     }
 
@@ -247,6 +250,10 @@ impl Machine for Kept {
         // No time has passed inside.
         let now = self.clock.now().as_micros().saturating_mul(1000);
         self.link.request(&Request::Clock(now), CLOCK).await.map(drop)
+    }
+
+    fn saves(&self) -> bool {
+        true
     }
 
     async fn save(&self, into: &Path) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! The link and the program inside, without machines: the program is an ordinary process with an ordinary folder.
 
 mod basics;
+mod parked;
 
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;

@@ -345,9 +345,16 @@ async fn a_machine_is_put_aside_and_goes_on_under_another_server() {
     counting.stdout.read_exact(&mut answer).await.unwrap();
     let who = say(&*sandbox, "cat /etc/machine-id").await;
     let folder = world.folder.path().join("parked");
-    std::fs::create_dir(&folder).unwrap();
     counting.stdin.write_all(b"b\n").await.unwrap();
-    sandbox.park(&folder).await.unwrap();
+    assert!(sandbox.parks());
+    // What was written is on its way for a moment.
+    let parked = async {
+        while let Err(error) = sandbox.park(&folder).await {
+            assert!(error.to_string().contains("on its way"), "{error}");
+            tokio::task::yield_now().await;
+        }
+    };
+    parked.await;
     assert!(machines().is_empty());
     assert!(sandbox.spawn(&shell("true")).await.is_err());
     let size: u64 = std::fs::read_dir(&folder)
@@ -359,22 +366,25 @@ async fn a_machine_is_put_aside_and_goes_on_under_another_server() {
         })
         .sum();
     println!("parked: {size} bytes");
+    // What was written before is read to its end.
+    let (mut before, mut errors) = (Vec::new(), String::new());
+    counting.stdout.read_to_end(&mut before).await.unwrap();
+    counting.stderr.read_to_string(&mut errors).await.unwrap();
+    assert_eq!(errors, "begun\n");
     drop((counting, flood));
-    let id = sandbox.id();
     drop((sandbox, first));
 
     let second = driver(limits);
-    let other = Spec { digest: "two".to_owned(), ..spec.clone() };
-    assert!(second.revive(&other, &folder).await.is_err(), "it has another release");
-    let sandbox = second.revive(&spec, &folder).await.unwrap();
-    assert_eq!(sandbox.id(), id);
+    let karta_sandbox::Revived { sandbox, processes: mut running } =
+        second.revive(&spec, &folder).await.unwrap();
+    assert!(!folder.exists(), "what was saved is used up");
     assert!(!sandbox.fresh());
-    let mut running = sandbox.adopt();
     assert_eq!(running.len(), 2);
-    assert!(sandbox.adopt().is_empty(), "they are handed out once");
     let mut counting = running.remove(0);
-    counting.stdout.read_exact(&mut answer).await.unwrap();
-    assert_eq!(answer, b"b 2\n");
+    while before.len() < 4 {
+        before.push(counting.stdout.read_u8().await.unwrap());
+    }
+    assert_eq!(before, b"b 2\n");
     counting.stdin.write_all(b"c\n").await.unwrap();
     counting.stdout.read_exact(&mut answer).await.unwrap();
     assert_eq!(answer, b"c 3\n");
@@ -384,7 +394,7 @@ async fn a_machine_is_put_aside_and_goes_on_under_another_server() {
     assert_eq!(rest, "over\n");
     rest.clear();
     counting.stderr.read_to_string(&mut rest).await.unwrap();
-    assert_eq!(rest, "begun\n");
+    assert_eq!(rest, "");
     assert_eq!(counting.control.wait().await, Exit { status: Some(3), signal: None });
     // The other one goes on with what was not read.
     let mut piece = vec![0; 100_000];
@@ -395,11 +405,20 @@ async fn a_machine_is_put_aside_and_goes_on_under_another_server() {
     let now = karta_types::Clock::now(&karta_types::time::System).as_millis() / 1000;
     assert!((inside - now).abs() <= 2);
     sandbox.close().await.unwrap();
-    // What was put aside is still there: it can be taken up once more.
-    let sandbox = second.revive(&spec, &folder).await.unwrap();
-    assert_eq!(sandbox.adopt().len(), 2);
-    sandbox.close().await.unwrap();
-    std::fs::write(folder.join("parked.json"), "{").unwrap();
-    assert!(second.revive(&spec, &folder).await.is_err());
+    assert!(machines().is_empty());
+
+    // On another release, or damaged, it is refused and used up.
+    for damage in [false, true] {
+        let sandbox = second.acquire(&spec).await.unwrap();
+        sandbox.park(&folder).await.unwrap();
+        let spec = if damage {
+            std::fs::write(folder.join("state"), "no state").unwrap();
+            spec.clone()
+        } else {
+            Spec { digest: "two".to_owned(), ..spec.clone() }
+        };
+        assert!(second.revive(&spec, &folder).await.is_err());
+        assert!(!folder.exists());
+    }
     assert!(machines().is_empty());
 }
