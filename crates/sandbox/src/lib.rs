@@ -10,7 +10,7 @@ pub mod guest;
 mod ids;
 mod jail;
 pub mod limits;
-mod namespace;
+pub mod namespace;
 mod paths;
 pub mod process;
 pub mod registry;

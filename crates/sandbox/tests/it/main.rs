@@ -3,6 +3,7 @@
 
 mod crash;
 mod guest;
+mod isolated;
 mod laws;
 mod leak;
 mod places;

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 
+use karta_sandbox::limits::Machines;
 use karta_sandbox::registry::{Config, DRIVERS, build};
 
 use crate::support::{clock, rng};
 
 fn config() -> Config {
     let root = std::env::temp_dir().join("karta-never-made");
-    Config { root, programs: HashMap::new(), functions: HashMap::new(), clock: clock(), rng: rng() }
+    let machines = Machines::new(root.clone());
+    Config { root, machines, programs: HashMap::new(), functions: HashMap::new(), clock: clock(), rng: rng() }
 }
 
 #[test]
@@ -21,8 +23,7 @@ fn every_name_makes_its_driver() {
 #[test]
 fn other_names_are_refused_with_the_reason() {
     let refused = |name| build(name, config()).err().unwrap().to_string();
-    assert!(refused("microvm").contains("only `process`"));
-    assert!(refused("namespace").contains("only `process`"));
+    assert!(refused("microvm").contains("not in this version"));
     let unknown = refused("docker");
-    assert!(unknown.contains("`docker`") && unknown.contains("`process`, `fake`"), "{unknown}");
+    assert!(unknown.contains("`docker`") && unknown.contains("`process`, `namespace`, `fake`"), "{unknown}");
 }
