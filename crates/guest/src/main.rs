@@ -18,7 +18,6 @@ fn main() -> ExitCode {
         Some(("serve", rest)) => agent::serve(rest),
         Some(("init", [])) if first => agent::init(),
         None if first => agent::init(),
-        Some(("jail", [])) => karta_guest::jail::launch::main(),
         Some(("version", [])) => ExitCode::SUCCESS,
         _ => ExitCode::from(USAGE),
     }

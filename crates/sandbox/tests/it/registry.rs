@@ -22,7 +22,9 @@ fn every_name_makes_its_driver() {
 #[test]
 fn other_names_are_refused_with_the_reason() {
     let refused = |name| build(name, config()).err().unwrap().to_string();
-    assert!(refused("namespace").contains("`process`"));
     let unknown = refused("docker");
-    assert!(unknown.contains("`docker`") && unknown.contains("`process`, `fake`"), "{unknown}");
+    assert!(
+        unknown.contains("`docker`") && unknown.contains("`process`, `namespace`, `microvm`, `fake`"),
+        "{unknown}"
+    );
 }
