@@ -46,8 +46,8 @@ impl Machines {
     /// The tree of the image; a folder that is no built image is a tree itself.
     pub fn tree(&self) -> Option<PathBuf> {
         let image = self.image.as_ref()?;
-        let tree = image.join(crate::image::ROOT);
-        Some(if tree.is_dir() { tree } else { image.clone() })
+        let built = image.join(crate::image::MANIFEST).exists();
+        Some(if built { image.join(crate::image::ROOT) } else { image.clone() })
     }
 
     /// The defaults, with everything under this folder.
