@@ -142,7 +142,9 @@ fn temp(place: &Place, bytes: u64) -> Result<(), Failure> {
     if place.machine() {
         mounts::unmount(&target);
     }
-    let data = format!("mode=1777,size={bytes}");
+    // Empty files take room too: what the kernel keeps of each.
+    let files = (bytes / 4096).max(1024);
+    let data = format!("mode=1777,size={bytes},nr_inodes={files}");
     mounts::mount("tmpfs", &target, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, &data)
 }
 
