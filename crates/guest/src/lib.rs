@@ -7,3 +7,4 @@
 pub mod beneath;
 pub mod paths;
 pub mod proto;
+pub mod remove;

@@ -15,8 +15,7 @@ fn main() -> ExitCode {
     let first = rustix::process::getpid() == rustix::process::Pid::INIT;
     match arguments.split_first().and_then(|(verb, rest)| Some((verb.to_str()?, rest))) {
         Some(("serve", rest)) => agent::serve(rest),
-        Some(("init", [])) if first => agent::init(),
-        None if first => agent::init(),
+        Some(("init", [])) | None if first => agent::init(),
         Some(("version", [])) => ExitCode::SUCCESS,
         _ => ExitCode::from(USAGE),
     }

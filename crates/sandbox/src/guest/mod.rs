@@ -12,7 +12,7 @@ mod stream;
 use async_trait::async_trait;
 
 pub use link::Link;
-pub use sandbox::{GuestSandbox, Setup};
+pub use sandbox::{GuestSandbox, Setup, WeakSandbox};
 
 use crate::Error;
 
