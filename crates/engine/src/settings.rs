@@ -27,8 +27,9 @@ pub struct Settings {
     pub database: Option<String>,
     /// `process`: acknowledged means it survives the end of the process. `power`: also the end of power; slower.
     pub durability: Durability,
-    /// How sessions are kept apart: `process`.
-    pub isolation: String,
+    /// How sessions are kept apart: `process`, `namespace` or `microvm`. Unset, it is `process` for whoever embeds the engine and for
+    /// local development, and `microvm` for `karta serve`.
+    pub isolation: Option<String>,
     /// Seconds that finished events stay replayable.
     pub journal_retention_seconds: u64,
     /// Model providers.
@@ -164,6 +165,10 @@ pub struct Limits {
     pub turn_seconds: u64,
     /// A harness without a turn keeps running this long.
     pub idle_seconds: u64,
+    /// A harness without a turn is stopped where it stands after this long, until it is spoken to, where the isolation can.
+    pub pause_seconds: u64,
+    /// A turn that waits for a person is saved and costs no memory after this long without a sign of life, where the isolation can.
+    pub park_seconds: u64,
     /// Messages that may wait in one session.
     pub queue: usize,
     /// Requests a second by one key or person; 0 is no limit. Bursts of two seconds' worth pass.
@@ -193,6 +198,8 @@ impl Default for Limits {
             approval_seconds: 86_400,
             turn_seconds: 7200,
             idle_seconds: 600,
+            pause_seconds: 5,
+            park_seconds: 60,
             queue: 16,
             key_requests_per_second: 0,
             org_requests_per_second: 0,
@@ -368,7 +375,7 @@ impl Default for Settings {
             gateway_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             database: None,
             durability: Durability::default(),
-            isolation: "process".to_owned(),
+            isolation: None,
             journal_retention_seconds: 86_400,
             providers: Providers::default(),
             model: Model::default(),
@@ -433,7 +440,7 @@ impl Settings {
             self.database = Some(database);
         }
         if let Some(isolation) = var("KARTA_ISOLATION") {
-            self.isolation = isolation;
+            self.isolation = Some(isolation);
         }
         let provider = |key: &str, base: &str, known: &mut Option<Provider>| {
             if let Some(value) = var(key).filter(|value| !value.is_empty()) {
@@ -465,6 +472,11 @@ impl Settings {
         let name = self.model.name.clone().unwrap_or_else(|| name.to_owned());
         let small = self.model.small.clone().unwrap_or_else(|| small.to_owned());
         (provider, name, small)
+    }
+
+    /// The name of the driver that sessions run with.
+    pub fn driver(&self) -> &str {
+        self.isolation.as_deref().unwrap_or("process")
     }
 
     /// The file of service tokens.

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 /// Most levels a path or a pattern may have.
-const LEVELS: usize = 64;
+pub const LEVELS: usize = 64;
 
 /// The path without `.`; none if it is absolute, empty, climbs with `..` or is deeper than any place may be.
 pub fn plain(path: &Path) -> Option<PathBuf> {

@@ -6,15 +6,18 @@ use std::sync::Arc;
 
 use karta_types::{Clock, Rng};
 
-use crate::{Driver, Error, fake, process};
+use crate::limits::Machines;
+use crate::{Driver, Error, fake, microvm, process};
 
 /// The names a configuration may use.
-pub const DRIVERS: &[&str] = &["process", "fake"];
+pub const DRIVERS: &[&str] = &["process", "microvm", "fake"];
 
 /// What the drivers need; each takes its part.
 pub struct Config {
     /// Where the places are: `<data>/sessions`.
     pub root: PathBuf,
+    /// For the drivers that isolate: their limits and places.
+    pub machines: Machines,
     /// For `process`: names of programs mapped to the real program and the arguments that go before the others.
     pub programs: HashMap<String, (PathBuf, Vec<String>)>,
     /// For `fake`: names of programs mapped to the functions that play them.
@@ -36,13 +39,14 @@ impl std::fmt::Debug for Config {
 
 /// Makes the driver of this name. An unknown name, or one this version doesn't have, is [`Error::Unavailable`].
 pub fn build(name: &str, config: Config) -> Result<Arc<dyn Driver>, Error> {
-    let Config { root, programs, functions, clock, rng } = config;
+    let Config { root, machines, programs, functions, clock, rng } = config;
     match name {
         "process" => Ok(Arc::new(process::Driver::new(root, programs, clock, rng)?)),
         "fake" => Ok(Arc::new(fake::Driver::new(functions, clock, rng))),
-        "namespace" | "microvm" => Err(Error::Unavailable(format!(
-            "`{name}` is not in this version, which has only `process`: set the driver to `process` for folders you trust as \
-             you trust your own code"
+        "microvm" => Ok(Arc::new(microvm::Driver::new(machines, clock, rng))),
+        "namespace" => Err(Error::Unavailable(format!(
+            "`{name}` is not in this version: set the driver to `microvm`, or to `process` for folders you trust as you trust \
+             your own code"
         ))),
         other => Err(Error::Unavailable(format!(
             "there is no driver `{}`; use one of {}",

@@ -15,9 +15,13 @@ use crate::Error;
 
 /// A driver that runs the player as a task.
 pub(crate) fn driver(clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Arc<dyn Driver> {
+    Arc::new(fake::Driver::new(functions(), clock, rng))
+}
+
+/// The scripted harness's program as a function, for a driver in memory.
+pub fn functions() -> HashMap<String, fake::Program> {
     let program: fake::Program = Arc::new(|call| Box::pin(as_task(call)));
-    let functions = HashMap::from([(PROGRAM.to_owned(), program)]);
-    Arc::new(fake::Driver::new(functions, clock, rng))
+    HashMap::from([(PROGRAM.to_owned(), program)])
 }
 
 async fn as_task(call: Call) -> Exit {

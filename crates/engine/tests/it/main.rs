@@ -6,4 +6,5 @@ mod audit;
 mod gateway;
 mod harnesses;
 mod machine;
+mod parked;
 mod tokens;

@@ -10,13 +10,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use karta_guest::proto::message::{Base, Request, Spawn};
 use karta_types::SandboxId;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use super::link::io_error;
+use super::link::{Program, io_error};
 use super::{Link, Machine, files};
 use crate::paths::plain;
 use crate::state;
-use crate::uplink::Service;
+use crate::uplink::{Service, Uplink};
 use crate::{Command, Control, Duplex, Error, Exit, Place, Process};
 
 /// How long a guest may take to answer: software emulation is slow, and a guest that takes longer is lost.
@@ -144,8 +145,28 @@ impl crate::Sandbox for GuestSandbox {
         self.inner.machine.pause().await
     }
 
+    fn pauses(&self) -> bool {
+        true
+    }
+
     async fn wake(&self) -> Result<(), Error> {
         self.inner.machine.wake().await
+    }
+
+    fn parks(&self) -> bool {
+        self.inner.machine.saves()
+    }
+
+    async fn park(&self, into: &Path) -> Result<(), Error> {
+        let link = &self.inner.link;
+        link.park(PATIENCE).await?;
+        if let Err(error) = self.inner.machine.save(into).await {
+            // If the machine has ended by it, so does the link; what it says then is no better than this.
+            let _ = link.request(&Request::Unpark, PATIENCE).await;
+            return Err(error);
+        }
+        link.close("the sandbox was saved");
+        Ok(())
     }
 
     async fn close(&self) -> Result<(), Error> {
@@ -170,12 +191,7 @@ impl crate::Sandbox for GuestSandbox {
         });
         let program = self.inner.link.spawn(&request, PATIENCE).await?;
         let program = program.map_err(|failure| failed(io_error(failure)))?;
-        Ok(Process {
-            stdin: Box::new(program.stdin),
-            stdout: Box::new(program.stdout),
-            stderr: Box::new(program.stderr),
-            control: Box::new(Running { link: self.inner.link.clone(), id: program.id, exit: program.exit }),
-        })
+        Ok(process(&self.inner.link, program))
     }
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Duplex>, Error> {
@@ -210,6 +226,34 @@ impl crate::Sandbox for GuestSandbox {
 
     async fn restore(&self, records: state::Records) -> Result<(), Error> {
         files::restore(&self.inner.link, records).await
+    }
+}
+
+/// A saved guest's link, on the channel of its machine that goes on, and its processes in the order of their start. `generation` must be
+/// higher than any that the guest has had; `clock` is in nanoseconds since 1970.
+///
+/// # Errors
+/// It does not go on; the error says what it was doing.
+pub async fn adopt<C>(
+    channel: C,
+    generation: u64,
+    uplink: Arc<dyn Uplink>,
+    clock: i64,
+) -> Result<(Link, Vec<Process>), Error>
+where
+    C: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (link, programs) = Link::adopt(channel, generation, uplink, clock, PATIENCE).await?;
+    let processes = programs.into_iter().map(|program| process(&link, program)).collect();
+    Ok((link, processes))
+}
+
+fn process(link: &Link, program: Program) -> Process {
+    Process {
+        stdin: Box::new(program.stdin),
+        stdout: Box::new(program.stdout),
+        stderr: Box::new(program.stderr),
+        control: Box::new(Running { link: link.clone(), id: program.id, exit: program.exit }),
     }
 }
 

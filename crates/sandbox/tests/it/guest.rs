@@ -3,6 +3,7 @@
 mod basics;
 mod driver;
 mod hostile;
+mod parked;
 pub(crate) mod state;
 
 pub(crate) use driver::Plain;

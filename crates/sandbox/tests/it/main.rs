@@ -3,8 +3,10 @@
 
 mod crash;
 mod guest;
+mod images;
 mod laws;
 mod leak;
+mod machines;
 mod places;
 mod processes;
 mod registry;

@@ -114,7 +114,7 @@ pub(super) struct Current {
     pub(super) started: Timestamp,
     pub(super) first_text: Option<Timestamp>,
     /// The session's last event before it.
-    head: Seq,
+    pub(super) head: Seq,
 }
 
 /// The runner of one session.
@@ -133,12 +133,14 @@ pub(super) struct Runner {
     history: Vec<oneshot::Sender<Result<Vec<Message>>>>,
     exhausted_to: mpsc::Sender<Box<Problem>>,
     exhausted: mpsc::Receiver<Box<Problem>>,
-    idle_since: Timestamp,
+    pub(super) idle_since: Timestamp,
     /// How long it rests before everything goes.
     idle: Duration,
     closed: bool,
     /// What the audit log is told with the next answer that is committed.
     told: Vec<AuditEntry>,
+    /// A turn that waits is not parked again before this.
+    pub(super) not_parked_before: Timestamp,
     /// The disk was full during this turn: what room is left is for its end, not for more words.
     muted: bool,
 }
@@ -192,12 +194,17 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         idle: Duration::from_secs(engine.settings().limits.idle_seconds),
         closed: false,
         told: Vec::new(),
+        not_parked_before: row.created_at,
         muted: false,
         row,
         home,
         engine: engine.clone(),
     };
-    let end = Box::pin(runner.serve(&mut orders)).await;
+    let end = Box::pin(async {
+        runner.begin_with_parked().await?;
+        runner.serve(&mut orders).await
+    })
+    .await;
     match end {
         Ok(()) => {}
         Err(Fatal::Fenced) => tracing::warn!(%session, "another owner took the session"),
@@ -249,6 +256,14 @@ impl Runner {
                 }
                 Next::Exhausted(None) => {}
                 Next::Heard(heard) => self.heard(heard).await?,
+                Next::Deadline if self.park_at().is_some_and(|at| self.engine.clock().now() >= at) => {
+                    self.park().await?;
+                }
+                Next::Deadline if self.pause_at().is_some_and(|at| self.engine.clock().now() >= at) => {
+                    if let Some(running) = &mut self.running {
+                        running.pause().await;
+                    }
+                }
                 Next::Deadline
                     if self.current.is_some() || self.running.as_ref().is_some_and(Running::starting) =>
                 {
@@ -271,7 +286,7 @@ impl Runner {
     fn deadline(&self) -> Option<Timestamp> {
         let machine = self.running.as_ref().and_then(|running| running.machine.deadline());
         let idle = self.current.is_none().then(|| self.idle_since.plus(self.idle));
-        machine.into_iter().chain(idle).min()
+        machine.into_iter().chain(idle).chain(self.park_at()).chain(self.pause_at()).min()
     }
 
     /// Whether nothing has happened for long enough to let everything go.
@@ -413,12 +428,8 @@ impl Runner {
             isolation: self.row.isolation,
             queued_ms: u64::try_from(now.since(new.at).as_millis()).unwrap_or(u64::MAX),
         };
-        self.writer.set_source(release.harness.id());
         self.allowance.cap(&release.recipe().policy.caps);
-        let defaults = &release.recipe().defaults;
-        self.writer.hide(&defaults.hidden_events);
-        let most = self.engine.settings().limits.idle_seconds;
-        self.idle = Duration::from_secs(defaults.idle_seconds.map_or(most, |wanted| wanted.min(most)));
+        self.begin_on(&release);
         let record = self.record(&new, TurnState::Running, Some(&release), Some(now));
         let pinned = match self.row.release_pin {
             ReleasePin::Session if self.row.pinned_version.is_none() => Some(release.row.version),
@@ -445,6 +456,37 @@ impl Runner {
             self.fail_current(&error).await?;
         }
         Ok(Ok(()))
+    }
+
+    /// What a release says about how its turns are told, and about how long its processes rest.
+    pub(super) fn begin_on(&mut self, release: &Loaded) {
+        self.writer.set_source(release.harness.id());
+        let defaults = &release.recipe().defaults;
+        self.writer.hide(&defaults.hidden_events);
+        let most = self.engine.settings().limits.idle_seconds;
+        self.idle = Duration::from_secs(defaults.idle_seconds.map_or(most, |wanted| wanted.min(most)));
+    }
+
+    /// A turn that was parked before the server was started goes on; one that can't is ended.
+    async fn begin_with_parked(&mut self) -> Result<(), Fatal> {
+        let Some(turn) = self.engine.parked_turn(self.row.id).await else { return Ok(()) };
+        match self.take_up().await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {
+                tracing::warn!(session = %self.row.id, "a parked turn does not fit what is on record")
+            }
+            Err(error) => {
+                tracing::error!(session = %self.row.id, error = error.chain(), "a parked turn can't be taken up");
+            }
+        }
+        self.running = None;
+        self.current = None;
+        self.engine.give_up(self.row.org, turn).await.map_err(Fatal::Store)?;
+        // The end was written by another hand.
+        let row = self.engine.store().session_own(self.row.org, self.row.id, self.engine.clock().now()).await;
+        self.row = row.map_err(|error| Fatal::Store(error.into()))?;
+        self.writer = Writer::new(self.row.id, self.row.head, "karta");
+        Ok(())
     }
 
     /// The process is there (again) and gets the message.
@@ -498,6 +540,10 @@ impl Runner {
             Heard::Exited { status, stderr } => {
                 self.step(Stimulus::Exited { status, stderr: &stderr }).await?;
                 if let Some(running) = self.running.take() {
+                    if running.awake().is_none() {
+                        // It was killed in its sleep: what was saved is of no use any more.
+                        self.engine.forget_parked(self.row.id).await;
+                    }
                     running.end().await;
                 }
                 for reply in self.history.drain(..) {
@@ -563,6 +609,9 @@ impl Runner {
                 }
                 return Box::pin(self.step(Stimulus::Broken(Box::new(error.problem())))).await;
             }
+        }
+        if later.iter().any(|effect| matches!(effect, Effect::Write(_))) {
+            Box::pin(self.awaken()).await?;
         }
         for effect in later {
             if let Some(running) = &mut self.running {
