@@ -17,6 +17,13 @@ macro_rules! laws {
                 super::$law(&world.process(), &world).await;
             })*
         }
+        mod guest {
+            $(#[tokio::test]
+            async fn $law() {
+                let world = super::World::new();
+                super::$law(&crate::guest::Plain::new(&world), &world).await;
+            })*
+        }
         mod fake {
             $(#[tokio::test]
             async fn $law() {
