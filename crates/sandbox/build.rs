@@ -51,5 +51,5 @@ fn main() {
 }
 
 fn var(name: &str) -> String {
-    env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
+    env::var(name).unwrap_or_default()
 }

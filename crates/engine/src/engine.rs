@@ -20,11 +20,13 @@ use crate::control::local::Local;
 use crate::control::oidc::OidcProvider;
 use crate::control::webhooks::send;
 use crate::data::channels::Channels;
+use crate::data::checkpoints::{self, Checkpoints};
 use crate::data::git::Repositories;
 use crate::data::hub::Hub;
 use crate::data::places::{Place, Places};
 use crate::data::releases::{Catalogue, Loaded, Packs, Publishing, Transfers};
 use crate::data::seats::Seats;
+use crate::data::turn::parked::ParkedTurns;
 use crate::data::turn::too_many_processes;
 use crate::gate::Gate;
 use crate::gateway::{self, Gateway};
@@ -52,6 +54,7 @@ struct Inner {
     hub: Hub,
     catalogue: Catalogue,
     packs: Packs,
+    checkpoints: Checkpoints,
     publishing: Publishing,
     transfers: Transfers,
     guarded: Guarded,
@@ -63,6 +66,7 @@ struct Inner {
     harnesses: Harnesses,
     repositories: Repositories,
     driver: Arc<dyn Driver>,
+    parked: Arc<ParkedTurns>,
     scripted: Arc<dyn Driver>,
     places: Arc<Places>,
     seats: Arc<Seats>,
@@ -85,6 +89,7 @@ pub struct Builder {
     program: Option<PathBuf>,
     env: Vec<(String, String)>,
     lookup: Arc<dyn Lookup>,
+    driver: Option<Arc<dyn Driver>>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -103,7 +108,15 @@ impl Builder {
             program: None,
             env: Vec::new(),
             lookup: Arc::new(crate::addresses::System),
+            driver: None,
         }
+    }
+
+    /// With a sandbox driver of one's own, for every session of every harness.
+    #[must_use]
+    pub fn with_driver(mut self, driver: Arc<dyn Driver>) -> Self {
+        self.driver = Some(driver);
+        self
     }
 
     /// With another resolver of names, for what the platform goes to for others: for tests.
@@ -164,7 +177,7 @@ impl Builder {
     /// # Errors
     /// The data directory can't be written, the store can't be opened, the isolation asked for is not available, a port is taken.
     pub async fn open(self) -> Result<Engine> {
-        let Self { settings, clock, rng, program, env, lookup } = self;
+        let Self { settings, clock, rng, program, env, lookup, driver } = self;
         prepare(&settings.data)?;
         let keyring = Keyring::load_or_create(&settings.data.join("keys"), &*rng)?;
         let store = Store::open(settings.store_options(keyring.clone())).await?;
@@ -193,17 +206,26 @@ impl Builder {
         let gateway = Gateway::start(config, channels.clone(), clock.clone(), rng.clone())
             .await
             .map_err(|error| Error::internal("starting the model gateway", error))?;
-        let driver = build_driver(&settings, program, clock.clone(), rng.clone())?;
+        let given = driver.is_some();
+        let driver = match driver {
+            Some(driver) => driver,
+            None => build_driver(&settings, program, clock.clone(), rng.clone())?,
+        };
         driver.check().await?;
         let scripted = match settings.scripted {
             Scripted::Process => driver.clone(),
-            Scripted::Memory => crate::data::player::driver(clock.clone(), rng.clone()),
+            Scripted::Memory | Scripted::Machine if given => driver.clone(),
+            Scripted::Memory => crate::data::player::driver(clock.clone(), rng.clone(), true),
+            Scripted::Machine => crate::data::player::driver(clock.clone(), rng.clone(), false),
         };
         let places = Places::new(settings.limits.processes);
+        let parked = Arc::new(ParkedTurns::new(settings.data.join("parked"), keyring.clone()));
         crate::data::releases::clear_incoming(&settings.data)
             .map_err(|error| Error::internal("removing what a crash left", error))?;
         let blobs = settings.releases.blobs.clone().unwrap_or_else(|| settings.data.join("blobs"));
         let packs = Packs::in_folder(&blobs)?;
+        let checkpoints =
+            checkpoints::open(&settings, &store, packs.store(), blobs, clock.clone(), rng.clone())?;
         let guarded = Guarded::new(lookup.clone(), settings.releases.loopback);
         let webhooks = send::client(Guarded::new(lookup, settings.webhooks.loopback))?;
         let stripe = Stripe::from_settings(&settings)?;
@@ -222,6 +244,7 @@ impl Builder {
             hub: Hub::default(),
             catalogue: Catalogue::default(),
             packs,
+            checkpoints,
             publishing: Publishing::default(),
             transfers: Transfers::default(),
             guarded,
@@ -231,6 +254,7 @@ impl Builder {
             channels,
             gateway,
             driver,
+            parked,
             scripted,
             places,
             seats: Arc::default(),
@@ -267,7 +291,7 @@ fn build_driver(
         clock,
         rng,
     };
-    Ok(karta_sandbox::registry::build(&settings.isolation, config)?)
+    Ok(karta_sandbox::registry::build(settings.driver(), config)?)
 }
 
 /// The name that the scripted harness gives its program.
@@ -503,6 +527,11 @@ impl Engine {
         &self.0.packs
     }
 
+    /// What sessions have made, kept.
+    pub(crate) fn checkpoints(&self) -> &Checkpoints {
+        &self.0.checkpoints
+    }
+
     /// Who publishes.
     pub(crate) fn publishing(&self) -> &Publishing {
         &self.0.publishing
@@ -539,16 +568,21 @@ impl Engine {
         [self.0.driver.clone()]
     }
 
-    /// The program of a release's harness.
-    pub(crate) fn program(&self, release: &Loaded) -> Result<String> {
+    /// The program of a release's harness, and the folder that it is installed in.
+    pub(crate) fn program(&self, release: &Loaded) -> Result<(String, Option<PathBuf>)> {
         if release.harness.package().is_none() {
-            return Ok(PLAYER.to_owned());
+            return Ok((PLAYER.to_owned(), None));
         }
         self.0
             .harnesses
             .program(release.harness, Some(&release.row.harness.version))
-            .map(|installed| installed.program.display().to_string())
+            .map(|installed| (installed.program.display().to_string(), Some(installed.folder)))
             .map_err(|missing| Error::told(ErrorCode::HarnessNotInstalled, missing.to_string()))
+    }
+
+    /// Turns that wait for a person with their sandbox saved.
+    pub(crate) fn parked(&self) -> &Arc<ParkedTurns> {
+        &self.0.parked
     }
 
     pub(crate) fn places(&self) -> &Arc<Places> {
@@ -557,7 +591,7 @@ impl Engine {
 
     /// A place among the processes that may run at once, and how many waited before it. Scripted ones in memory need none.
     pub(crate) async fn process_place(&self, harness: &str, org: OrgId) -> Result<(usize, Option<Place>)> {
-        if harness == "scripted" && self.0.settings.scripted == Scripted::Memory {
+        if harness == "scripted" && self.0.settings.scripted != Scripted::Process {
             return Ok((0, None));
         }
         let (before, place) = self.0.places.ask(org);

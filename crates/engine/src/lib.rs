@@ -21,8 +21,10 @@ pub mod settings;
 pub mod tasks;
 mod terminal;
 
-pub use data::player::play;
+pub use data::player::{functions as scripted_functions, play};
 pub use engine::{Builder, Engine};
 pub use error::{Error, Result};
 pub use gate::{Actor, Principal};
+pub use karta_sandbox as sandbox;
+pub use karta_sandbox::image as images;
 pub use settings::Settings;

@@ -27,8 +27,9 @@ pub struct Settings {
     pub database: Option<String>,
     /// `process`: acknowledged means it survives the end of the process. `power`: also the end of power; slower.
     pub durability: Durability,
-    /// How sessions are kept apart: `process`.
-    pub isolation: String,
+    /// How sessions are kept apart: `process`, `namespace` or `microvm`. Unset, it is `process` for whoever embeds the engine and for
+    /// local development, and `microvm` for `karta serve`.
+    pub isolation: Option<String>,
     /// Seconds that finished events stay replayable.
     pub journal_retention_seconds: u64,
     /// Model providers.
@@ -43,6 +44,8 @@ pub struct Settings {
     pub folder: Folder,
     /// Releases.
     pub releases: Releases,
+    /// What sessions have made, kept beyond their machines.
+    pub state: State,
     /// `git push` to this server.
     pub git: Git,
     /// Which planes this server is.
@@ -85,6 +88,8 @@ pub enum Scripted {
     Memory,
     /// As a child process, like a real one.
     Process,
+    /// Inside the server, as if in a machine of its own: when that ends, what the session has made is in its checkpoint alone.
+    Machine,
 }
 
 /// Model providers.
@@ -164,6 +169,10 @@ pub struct Limits {
     pub turn_seconds: u64,
     /// A harness without a turn keeps running this long.
     pub idle_seconds: u64,
+    /// A harness without a turn is stopped where it stands after this long, until it is spoken to, where the isolation can.
+    pub pause_seconds: u64,
+    /// A turn that waits for a person is saved and costs no memory after this long without a sign of life, where the isolation can.
+    pub park_seconds: u64,
     /// Messages that may wait in one session.
     pub queue: usize,
     /// Requests a second by one key or person; 0 is no limit. Bursts of two seconds' worth pass.
@@ -193,6 +202,8 @@ impl Default for Limits {
             approval_seconds: 86_400,
             turn_seconds: 7200,
             idle_seconds: 600,
+            pause_seconds: 5,
+            park_seconds: 60,
             queue: 16,
             key_requests_per_second: 0,
             org_requests_per_second: 0,
@@ -358,6 +369,26 @@ impl Default for Releases {
     }
 }
 
+/// What sessions have made, kept beyond their machines.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct State {
+    /// The most bytes that one session may have made.
+    pub session_bytes: u64,
+    /// The most files, folders and links that one session may have made.
+    pub session_files: u64,
+    /// How many checkpoints of a session are kept.
+    pub keep: u32,
+    /// How long taking a checkpoint, or putting one back, may last.
+    pub seconds: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { session_bytes: 4 << 30, session_files: 200_000, keep: 3, seconds: 120 }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -368,7 +399,7 @@ impl Default for Settings {
             gateway_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             database: None,
             durability: Durability::default(),
-            isolation: "process".to_owned(),
+            isolation: None,
             journal_retention_seconds: 86_400,
             providers: Providers::default(),
             model: Model::default(),
@@ -376,6 +407,7 @@ impl Default for Settings {
             budget: Caps::default(),
             folder: Folder::default(),
             releases: Releases::default(),
+            state: State::default(),
             git: Git::default(),
             plane: Plane::default(),
             authority: Authority::default(),
@@ -433,7 +465,7 @@ impl Settings {
             self.database = Some(database);
         }
         if let Some(isolation) = var("KARTA_ISOLATION") {
-            self.isolation = isolation;
+            self.isolation = Some(isolation);
         }
         let provider = |key: &str, base: &str, known: &mut Option<Provider>| {
             if let Some(value) = var(key).filter(|value| !value.is_empty()) {
@@ -465,6 +497,11 @@ impl Settings {
         let name = self.model.name.clone().unwrap_or_else(|| name.to_owned());
         let small = self.model.small.clone().unwrap_or_else(|| small.to_owned());
         (provider, name, small)
+    }
+
+    /// The name of the driver that sessions run with.
+    pub fn driver(&self) -> &str {
+        self.isolation.as_deref().unwrap_or("process")
     }
 
     /// The file of service tokens.

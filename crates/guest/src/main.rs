@@ -14,10 +14,9 @@ fn main() -> ExitCode {
     // The kernel starts the first process of a machine without arguments.
     let first = rustix::process::getpid() == rustix::process::Pid::INIT;
     match arguments.split_first().and_then(|(verb, rest)| Some((verb.to_str()?, rest))) {
-        Some(("serve", rest)) => agent::serve(rest),
-        Some(("init", [])) if first => agent::init(),
-        None if first => agent::init(),
         Some(("jail", [])) => karta_guest::jail::launch::main(),
+        Some(("serve", rest)) => agent::serve(rest),
+        Some(("init", [])) | None if first => agent::init(),
         Some(("version", [])) => ExitCode::SUCCESS,
         _ => ExitCode::from(USAGE),
     }

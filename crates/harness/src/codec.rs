@@ -5,10 +5,11 @@ use karta_types::event::AskKind;
 use karta_types::message::{Answer, Content, Message};
 use karta_types::session::PermissionMode;
 use karta_types::{ErrorCode, Usage};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What the platform tells a harness.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Input {
     /// A message: begins a turn, or steers the one that runs.
     Message {

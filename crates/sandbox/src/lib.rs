@@ -8,10 +8,12 @@ mod cgroup;
 pub mod fake;
 pub mod guest;
 mod ids;
+pub mod image;
 mod jail;
 pub mod limits;
+pub mod microvm;
 pub mod namespace;
-mod paths;
+pub mod paths;
 pub mod process;
 pub mod registry;
 mod seccomp;
@@ -73,6 +75,17 @@ impl Error {
         let (Self::File { source, .. } | Self::Spawn { source, .. }) = self else { return false };
         matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
     }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// What a session needs of a sandbox.
@@ -179,6 +192,14 @@ pub trait Control: Send + Sync {
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
+/// A sandbox that goes on, with the processes that ran in it, in the order of their start.
+pub struct Revived {
+    /// The sandbox.
+    pub sandbox: Box<dyn Sandbox>,
+    /// Its processes.
+    pub processes: Vec<Process>,
+}
+
 /// Makes sandboxes.
 #[async_trait]
 pub trait Driver: Send + Sync {
@@ -200,6 +221,10 @@ pub trait Driver: Send + Sync {
     /// The session's sandbox: its place made, or found and brought up to the release. Where it runs already on the same release,
     /// another handle of the same.
     async fn acquire(&self, spec: &Spec) -> Result<Box<dyn Sandbox>, Error>;
+    /// Goes on where [`Sandbox::park`] stopped, also on another start of the server. What was saved is used up, also on failure.
+    async fn revive(&self, _spec: &Spec, _from: &Path) -> Result<Revived, Error> {
+        Err(Error::Unavailable("this driver can't save what runs".to_owned()))
+    }
     /// Removes every place of a session for good. No error if there is none.
     async fn erase(&self, session: SessionId) -> Result<(), Error>;
     /// Ends what a crash left behind: every place whose session `keep` does not know. Answers how many.
@@ -239,9 +264,23 @@ pub trait Sandbox: Send + Sync {
     async fn restore(&self, _records: state::Records) -> Result<(), Error> {
         Err(Error::Unavailable("this driver keeps the place itself".to_owned()))
     }
+    /// Whether [`Sandbox::pause`] works.
+    fn pauses(&self) -> bool {
+        false
+    }
     /// Stops everything inside until [`Sandbox::wake`]: no instruction runs. No error if it is stopped already.
     async fn pause(&self) -> Result<(), Error> {
         Err(Error::Unavailable("this driver can't pause".to_owned()))
+    }
+    /// Whether [`Sandbox::park`] works.
+    fn parks(&self) -> bool {
+        false
+    }
+    /// Saves everything inside, its processes and their memory too, into this folder (made; must not exist), and ends the sandbox:
+    /// what the processes had written before is read to its end as always, and nothing more comes. On failure it may have ended too,
+    /// which shows as the end of its processes.
+    async fn park(&self, _into: &Path) -> Result<(), Error> {
+        Err(Error::Unavailable("this driver can't save what runs".to_owned()))
     }
     /// Lets everything inside go on.
     async fn wake(&self) -> Result<(), Error> {

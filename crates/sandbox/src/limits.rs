@@ -9,6 +9,8 @@ pub struct Machines {
     pub root: PathBuf,
     /// The root file system of sandboxes: the folder of a built image, or none for one that shows the host's own programs.
     pub image: Option<PathBuf>,
+    /// Where built images are: `<data>/images`.
+    pub images: PathBuf,
     /// Memory in bytes, swap included. 4 GiB unless said otherwise.
     pub memory_bytes: u64,
     /// Processes and threads at once. 1,024 unless said otherwise.
@@ -27,6 +29,10 @@ pub struct Machines {
     pub first_id: u32,
     /// How many sandboxes there may be at once, each with its ids. 4,000 unless said otherwise.
     pub sandboxes: u32,
+    /// How many virtual machines of each kind in use wait for their session, restored and running. 1 unless said otherwise.
+    pub warm: u32,
+    /// How many may wait altogether. 8 unless said otherwise.
+    pub warm_ceiling: u32,
 }
 
 /// How many ids a sandbox takes.
@@ -39,6 +45,7 @@ impl Machines {
     /// The defaults, with everything under this folder.
     pub fn new(root: PathBuf) -> Self {
         Self {
+            images: root.with_file_name("images"),
             root,
             image: None,
             memory_bytes: 4 * GIB,
@@ -49,6 +56,8 @@ impl Machines {
             temp_bytes: GIB,
             first_id: 0x7000_0000,
             sandboxes: 4000,
+            warm: 1,
+            warm_ceiling: 8,
         }
     }
 }

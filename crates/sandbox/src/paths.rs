@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
-pub(crate) use karta_guest::paths::{Level, Pattern, plain};
+pub use karta_guest::paths::{LEVELS, Level, Pattern, plain};
 
 use crate::Error;
 
 /// Reads a pattern relative to a home.
-pub(crate) fn pattern(text: &str) -> Result<Pattern, Error> {
+///
+/// # Errors
+/// It leads out of the home, or a level has more than one `*`.
+pub fn pattern(text: &str) -> Result<Pattern, Error> {
     Pattern::parse(Path::new(text)).ok_or_else(|| Error::Escape(text.to_owned()))
 }

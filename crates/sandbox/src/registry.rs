@@ -7,10 +7,10 @@ use std::sync::Arc;
 use karta_types::{Clock, Rng};
 
 use crate::limits::Machines;
-use crate::{Driver, Error, fake, namespace, process};
+use crate::{Driver, Error, fake, microvm, namespace, process};
 
 /// The names a configuration may use.
-pub const DRIVERS: &[&str] = &["process", "namespace", "fake"];
+pub const DRIVERS: &[&str] = &["process", "namespace", "microvm", "fake"];
 
 /// What the drivers need; each takes its part.
 pub struct Config {
@@ -44,10 +44,7 @@ pub fn build(name: &str, config: Config) -> Result<Arc<dyn Driver>, Error> {
         "process" => Ok(Arc::new(process::Driver::new(root, programs, clock, rng)?)),
         "fake" => Ok(Arc::new(fake::Driver::new(functions, clock, rng))),
         "namespace" => Ok(Arc::new(namespace::Driver::new(machines, programs, clock, rng)?)),
-        "microvm" => Err(Error::Unavailable(format!(
-            "`{name}` is not in this version: set the driver to `namespace`, or to `process` for folders you trust as you trust \
-             your own code"
-        ))),
+        "microvm" => Ok(Arc::new(microvm::Driver::new(machines, clock, rng))),
         other => Err(Error::Unavailable(format!(
             "there is no driver `{}`; use one of {}",
             other.chars().take(48).collect::<String>(),

@@ -18,7 +18,7 @@ use crate::{AuditEntry, Error, Result, Store};
 /// Rows taken in one step.
 const STEP: i64 = 200;
 /// The tables that are a data plane's.
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 14] = [
     "project",
     "project_release",
     "release_activation",
@@ -31,6 +31,8 @@ const TABLES: [&str; 12] = [
     "journal",
     "input",
     "reply",
+    "state_key",
+    "checkpoint",
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -253,7 +253,7 @@ impl Store {
         .await
     }
 
-    /// Erases a session: its record, labels, turns' records, journal, inputs and kept replies. Usage stays. Answers whether it was
+    /// Erases a session: its record, labels, turns' records, journal, inputs, kept replies and checkpoints. Usage stays. Answers whether it was
     /// there.
     ///
     /// # Errors
@@ -272,6 +272,7 @@ impl Store {
                         "DELETE FROM reply WHERE org = $1 AND session = $2",
                         "DELETE FROM turn WHERE org = $1 AND session = $2",
                         "DELETE FROM session_label WHERE org = $1 AND session = $2",
+                        "DELETE FROM checkpoint WHERE org = $1 AND session = $2",
                     ] {
                         query(statement)
                             .bind(org.clone())

@@ -7,6 +7,7 @@ mod chat;
 mod completions;
 mod folder;
 mod harness;
+mod image;
 mod people;
 mod projects;
 mod releases;
@@ -27,6 +28,7 @@ pub(crate) use chat::{Approve, ChatArgs};
 pub(crate) use completions::CompletionsArgs;
 pub(crate) use folder::{CheckArgs, DeployArgs, GitCredentialArgs, InitArgs};
 pub(crate) use harness::{HarnessArgs, HarnessCommand, Wanted};
+pub(crate) use image::{ImageArgs, ImageBuildArgs, ImageCommand};
 pub(crate) use people::{LoginArgs, LogoutArgs, MembersArgs, MembersCommand, WhoamiArgs};
 pub(crate) use projects::{LogsArgs, ProjectsArgs, ProjectsCommand};
 pub(crate) use releases::{
@@ -107,6 +109,7 @@ pub(crate) enum Command {
     Webhooks(WebhooksArgs),
     Audit(AuditArgs),
     Harness(HarnessArgs),
+    Image(ImageArgs),
     Doctor(DoctorArgs),
     #[command(hide = true)]
     Play(PlayArgs),

@@ -36,6 +36,9 @@ pub(crate) struct DevArgs {
 pub(crate) struct ServeArgs {
     /// Folders to serve, each as a project of its name
     pub(crate) paths: Vec<PathBuf>,
+    /// How sessions are kept apart [default: microvm, or as the settings say]
+    #[arg(long, value_name = "HOW", value_parser = ["process", "namespace", "microvm"])]
+    pub(crate) isolation: Option<String>,
     /// Which planes to be: all, control or data [default: all, or as the settings say]
     #[arg(long, value_name = "PLANE", value_parser = ["all", "control", "data"])]
     pub(crate) plane: Option<String>,

@@ -16,6 +16,7 @@ mod folder;
 mod found;
 mod git;
 mod harness;
+mod image;
 mod init;
 mod login;
 mod logs;
@@ -141,6 +142,10 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> anyhow::Result<ExitCode>
         Command::Harness(args) => {
             let data = settings::data_dir(cli.global.data)?;
             harness::run(args.command, &data, cli.global.json, printer).await
+        }
+        Command::Image(args) => {
+            let data = settings::data_dir(cli.global.data)?;
+            image::run(args.command, &data, cli.global.json, printer).await
         }
         Command::Demo(args) => {
             let settings = settings::server(cli.global.data, None)?;

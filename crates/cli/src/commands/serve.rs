@@ -22,6 +22,11 @@ pub(super) async fn run(
         Some("data") => Plane::Data,
         Some(_) => Plane::All,
     };
+    // `process` keeps nothing apart: it is never what somebody gets without having asked for it.
+    let isolation = args.isolation.or(settings.isolation.take()).unwrap_or_else(|| "microvm".to_owned());
+    if settings.plane != Plane::Control {
+        settings.isolation = Some(isolation);
+    }
     ensure!(
         settings.plane != Plane::Control || args.paths.is_empty(),
         "a control plane serves no folders: name them where `--plane data` runs"
@@ -36,7 +41,7 @@ pub(super) async fn run(
         let (listen, tokens) = (shown.authority.listen, shown.service_tokens());
         printer.note(&format!("  data planes ask at {listen}, with a token of {}", tokens.display()));
     }
-    if shown.isolation == "process" && shown.plane != Plane::Control {
+    if shown.driver() == "process" && shown.plane != Plane::Control {
         printer.note(&format!(
             "  {YELLOW}isolation: process{YELLOW:#}: agents run as this user, with its rights; serve only folders and people you trust"
         ));

@@ -60,7 +60,7 @@ impl Served {
         if !settings.contains("listen = ") {
             command.args(["--listen", "127.0.0.1:0"]);
         }
-        command.env_clear().envs(env).env("HOME", home).kill_on_drop(true);
+        command.env_clear().env("KARTA_ISOLATION", "process").envs(env).env("HOME", home).kill_on_drop(true);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())

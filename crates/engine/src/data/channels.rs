@@ -13,12 +13,12 @@ use crate::control::budgets::HOLD;
 use crate::data::allowance::Allowance;
 use crate::data::turn::meter::Meter;
 use crate::gate::{Gate, Hold};
-use crate::gateway::{Admitted, Authority, Bound, Call, Channel, Own, Provider, Refused, Trouble, Used};
+use crate::gateway::{Admitted, Authority, Bound, Call, Channel, Own, Provider, Refused, Trouble, Used, Way};
 
 /// Tokens of processes that run, by their keyed hash.
 pub struct Channels {
     keyring: Keyring,
-    known: RwLock<HashMap<[u8; 32], Arc<SessionChannel>>>,
+    known: RwLock<HashMap<[u8; 32], (Way, Arc<SessionChannel>)>>,
 }
 
 impl std::fmt::Debug for Channels {
@@ -74,22 +74,27 @@ impl Channels {
         Self { keyring, known: RwLock::default() }
     }
 
-    /// Opens the gateway to a session.
-    pub fn open(self: &Arc<Self>, rng: &dyn Rng, channel: SessionChannel) -> Pass {
+    /// Opens the gateway to a session, for calls that come by this way only.
+    pub fn open(self: &Arc<Self>, rng: &dyn Rng, channel: SessionChannel, way: Way) -> Pass {
         let mut bytes = [0; 32];
         rng.fill(&mut bytes);
-        let token = format!("karta_model_{}", crate::hex::hex(&bytes));
-        let digest = self.keyring.digest_key(&token);
-        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(digest, Arc::new(channel));
-        Pass { token: Secret::new(token), digest, channels: self.clone() }
+        self.open_again(Secret::new(format!("karta_model_{}", crate::hex::hex(&bytes))), channel, way)
+    }
+
+    /// Opens it for a token that a harness has already.
+    pub fn open_again(self: &Arc<Self>, token: Secret, channel: SessionChannel, way: Way) -> Pass {
+        let digest = self.keyring.digest_key(token.expose());
+        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(digest, (way, Arc::new(channel)));
+        Pass { token, digest, channels: self.clone() }
     }
 }
 
 impl Authority for Channels {
-    fn channel(&self, token: &str) -> Option<Arc<dyn Channel>> {
+    fn channel(&self, token: &str, way: Way) -> Option<Arc<dyn Channel>> {
         let digest = self.keyring.digest_key(token);
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(&digest).map(|channel| channel.clone() as Arc<dyn Channel>)
+        let (bound, channel) = known.get(&digest)?;
+        (*bound == way).then(|| channel.clone() as Arc<dyn Channel>)
     }
 }
 

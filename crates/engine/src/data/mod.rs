@@ -2,6 +2,7 @@
 
 mod allowance;
 pub mod channels;
+pub mod checkpoints;
 mod egress;
 pub mod git;
 pub mod history;
@@ -18,3 +19,5 @@ pub mod sessions;
 pub mod stream;
 pub mod transport;
 pub mod turn;
+mod uplink;
+mod workspaces;

@@ -5,10 +5,10 @@ use karta_types::event::Answerer;
 use karta_types::message::Decision;
 use karta_types::session::{SessionStatus, TurnState};
 use karta_types::usage::Metered;
-use karta_types::{Body, ErrorCode, Problem, Seq, TurnId};
+use karta_types::{Body, ErrorCode, OrgId, Problem, Seq, SessionId, TurnId};
 
 use crate::data::journal::{Batch, Writer};
-use crate::{Engine, Result};
+use crate::{Engine, Error, Result};
 
 /// How much of a turn's journal is read at once.
 const READ: usize = 1 << 20;
@@ -23,9 +23,20 @@ impl Engine {
         store.idem_abandon_all_running().await?;
         let unfinished = store.turns_unfinished().await?;
         let count = unfinished.len();
+        let mut waiting = Vec::new();
         for row in unfinished {
-            self.finish(row).await?;
+            let (org, session) = (row.org, row.turn.session_id);
+            if self.parked_turn(session).await == Some(row.turn.id) {
+                waiting.push((org, session));
+            } else {
+                self.finish(row).await?;
+            }
         }
+        let parked = self.parked().clone();
+        let kept: Vec<_> = waiting.iter().map(|(_, session)| *session).collect();
+        let reaped = tokio::task::spawn_blocking(move || parked.reap(&|session| kept.contains(&session)));
+        reaped.await.map_err(|error| Error::internal("removing parked turns that nobody has", error))?;
+        self.take_up(waiting);
         self.end_lost_builds().await?;
         if count > 0 {
             tracing::warn!(turns = count, "ended turns that the last process could not");
@@ -37,6 +48,24 @@ impl Engine {
                 tracing::warn!(driver = driver.id(), reaped, "ended what the last process left behind");
             }
         }
+        Ok(())
+    }
+
+    /// The turn that a session has parked here.
+    pub(crate) async fn parked_turn(&self, session: SessionId) -> Option<TurnId> {
+        let parked = self.parked().clone();
+        tokio::task::spawn_blocking(move || parked.holds(session)).await.ok().flatten()
+    }
+
+    /// Ends a turn that can't go on, and what was kept of it.
+    pub(crate) async fn give_up(&self, org: OrgId, turn: TurnId) -> Result<()> {
+        let unfinished = self.store().turns_unfinished().await?;
+        let Some(row) = unfinished.into_iter().find(|row| row.org == org && row.turn.id == turn) else {
+            return Ok(());
+        };
+        let session = row.turn.session_id;
+        self.finish(row).await?;
+        self.forget_parked(session).await;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use karta_types::{ErrorCode, OrgId, Problem};
+use karta_types::{ErrorCode, KeyId, OrgId, Problem};
 
 use crate::gate::Actor;
 use crate::{Error, Principal, Result};
@@ -45,6 +45,16 @@ impl Drop for Seat {
 impl Seats {
     fn lock(&self) -> MutexGuard<'_, HashMap<Whose, u32>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The seat of a turn that had one before the server was started again: it is there whatever the limits say.
+    pub fn take_back(self: &Arc<Self>, org: OrgId, key: Option<KeyId>) -> Seat {
+        let whose = [Whose::Org(org), Whose::Actor(key.map_or(Actor::System, Actor::Key))];
+        let mut taken = self.lock();
+        for whose in whose {
+            *taken.entry(whose).or_insert(0) += 1;
+        }
+        Seat { seats: self.clone(), whose }
     }
 
     /// A seat for one more turn of this caller. A limit of 0 is none.

@@ -169,6 +169,20 @@ impl Io {
         }
     }
 
+    /// What the process has written and nobody has heard yet, when its sandbox was saved and nothing more comes.
+    pub async fn rest(mut self) -> Vec<Bytes> {
+        self.input = None;
+        let mut rest = Vec::new();
+        let all = async {
+            while let Some(bytes) = self.output.recv().await {
+                rest.push(bytes);
+            }
+        };
+        // The end of the stream may be lost with the sandbox; what came before it was there by then.
+        let _ = tokio::time::timeout(LAST_OUTPUT, all).await;
+        rest
+    }
+
     /// Kills the process and everything it started. Its end is heard of.
     pub fn kill(&self) {
         self.signals.kill.cancel();

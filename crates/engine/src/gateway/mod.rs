@@ -25,7 +25,7 @@ pub use bound::Bound;
 use karta_store::Dearest;
 pub use prices::Prices;
 pub use provider::Provider;
-pub use server::Gateway;
+pub use server::{Gateway, anthropic_url, openai_url};
 
 use crate::gate::Hold;
 
@@ -140,10 +140,19 @@ pub struct Refused {
     pub inexact: bool,
 }
 
+/// The way by which a call came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// The gateway's own port, which every program on this host can reach.
+    Port,
+    /// The stream out of one sandbox, known by a number that nobody inside ever sees.
+    Sandbox(u128),
+}
+
 /// Knows whose token is whose.
 pub trait Authority: Send + Sync {
-    /// The session that the token is good for, from memory.
-    fn channel(&self, token: &str) -> Option<Arc<dyn Channel>>;
+    /// The session that the token is good for when it comes by this way, from memory.
+    fn channel(&self, token: &str, way: Way) -> Option<Arc<dyn Channel>>;
 }
 
 /// One session, as the gateway sees it.

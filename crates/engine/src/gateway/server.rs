@@ -4,29 +4,36 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use axum::{Extension, Router};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use karta_types::{Clock, Rng};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::forward::forward;
 use super::provider::{ALL, Provider};
-use super::{Authority, Config, Error, Shared};
+use super::{Authority, Config, Error, Shared, Way};
 
 /// The largest request.
 pub(super) const MAX_BODY: usize = 32 << 20;
+
+/// How long a connection out of a sandbox may take to say what it wants, or rest between two calls.
+const HEAD: Duration = Duration::from_mins(5);
 
 /// A gateway that runs.
 #[derive(Debug)]
 pub struct Gateway {
     address: SocketAddr,
+    router: Router,
     stop: CancellationToken,
     tracker: TaskTracker,
 }
@@ -70,24 +77,44 @@ impl Gateway {
         let router = router.layer(DefaultBodyLimit::max(MAX_BODY)).with_state(shared);
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let stopping = stop.clone();
+        let served = router.clone();
         tracker.spawn(async move {
-            let served = axum::serve(listener, router.into_make_service())
+            let served = axum::serve(listener, served.into_make_service())
                 .with_graceful_shutdown(async move { stopping.cancelled().await });
             if let Err(error) = served.await {
                 tracing::error!(%error, "the model gateway ended");
             }
         });
-        Ok(Self { address, stop, tracker })
+        Ok(Self { address, router, stop, tracker })
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The base URL of the Anthropic shape.
     pub fn anthropic_url(&self) -> String {
-        format!("http://{}/anthropic", self.address)
+        anthropic_url(self.address)
     }
 
     /// The base URL of the `OpenAI` shape.
     pub fn openai_url(&self) -> String {
-        format!("http://{}/openai/v1", self.address)
+        openai_url(self.address)
+    }
+
+    /// Serves a stream that came out of a sandbox, until it ends.
+    pub fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, way: Way) {
+        let router = self.router.clone().layer(Extension(way));
+        let stopping = self.stop.clone();
+        self.tracker.spawn(async move {
+            let mut server = hyper::server::conn::http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(HEAD);
+            let service = TowerToHyperService::new(router);
+            let connection = server.serve_connection(TokioIo::new(stream), service);
+            // One that breaks off, or speaks no HTTP, is the harness's to notice; calls under way settle themselves.
+            let _ = stopping.run_until_cancelled(connection).await;
+        });
     }
 
     /// Stops listening and waits, not for long, for calls under way.
@@ -97,6 +124,16 @@ impl Gateway {
         // Whoever still calls is cut when the process ends: its session was ended before.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.tracker.wait()).await;
     }
+}
+
+/// The base URL of the Anthropic shape, for a gateway that is reached there.
+pub fn anthropic_url(address: SocketAddr) -> String {
+    format!("http://{address}/anthropic")
+}
+
+/// The base URL of the `OpenAI` shape, for a gateway that is reached there.
+pub fn openai_url(address: SocketAddr) -> String {
+    format!("http://{address}/openai/v1")
 }
 
 fn is_local(url: &str) -> bool {
@@ -115,7 +152,8 @@ async fn serve(provider: Provider, State(shared): State<Arc<Shared>>, request: R
         return refuse(provider, 404, "not_found_error", "this gateway carries model calls only");
     };
     let token = token(request.headers());
-    let Some(channel) = token.and_then(|token| shared.authority.channel(token)) else {
+    let way = request.extensions().get().copied().unwrap_or(Way::Port);
+    let Some(channel) = token.and_then(|token| shared.authority.channel(token, way)) else {
         return refuse(
             provider,
             401,

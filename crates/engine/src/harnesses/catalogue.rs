@@ -31,6 +31,8 @@ pub struct Installed {
     pub program: PathBuf,
     /// Its exact version.
     pub version: String,
+    /// The folder that holds it, and everything that it needs.
+    pub folder: PathBuf,
 }
 
 /// Why there is no program; the text says what to do.
@@ -167,8 +169,11 @@ impl Harnesses {
         let folder = self.home(id).join(version);
         let record = read(&folder)?;
         let program = folder.join(&record.program);
-        (record.version == version && program.is_file())
-            .then(|| Installed { program, version: version.to_owned() })
+        (record.version == version && program.is_file()).then(|| Installed {
+            program,
+            version: version.to_owned(),
+            folder,
+        })
     }
 
     /// Where the versions of a harness lie.

@@ -12,7 +12,7 @@ use axum::response::Response;
 use karta_engine::gate::Hold;
 use karta_engine::gateway::{
     Admitted, Authority, Bound, Call, Channel, Config, Gateway, Own, Prices, Provider, Refused, Trouble,
-    Upstream, Used,
+    Upstream, Used, Way,
 };
 use karta_store::Dearest;
 use karta_types::{ErrorCode, Problem, Secret, Usage};
@@ -75,8 +75,8 @@ struct Session {
 struct Keys(Arc<Session>);
 
 impl Authority for Keys {
-    fn channel(&self, token: &str) -> Option<Arc<dyn Channel>> {
-        (token == TOKEN).then(|| self.0.clone() as Arc<dyn Channel>)
+    fn channel(&self, token: &str, way: Way) -> Option<Arc<dyn Channel>> {
+        (token == TOKEN && way == Way::Port).then(|| self.0.clone() as Arc<dyn Channel>)
     }
 }
 

@@ -6,4 +6,6 @@ mod audit;
 mod gateway;
 mod harnesses;
 mod machine;
+mod parked;
+mod resume;
 mod tokens;

@@ -47,6 +47,8 @@ pub(super) struct Agent {
     /// Children that were not reaped yet: what they are killed by must still mean them.
     pub(super) children: HashSet<Pid>,
     pub(super) frozen: Vec<super::tree::Seen>,
+    /// Whether the machine is about to be saved.
+    parked: bool,
 }
 
 /// Whether the loop goes on.
@@ -81,13 +83,14 @@ impl Agent {
             guest_next: 2,
             children: HashSet::new(),
             frozen: Vec::new(),
+            parked: false,
         })
     }
 
     /// Serves the host until it is gone. An error says that it broke the protocol.
     pub(super) fn run(&mut self) -> io::Result<()> {
         self.channel.send(Kind::Hello, 0, &Hello { version: VERSION }.encode());
-        let mut buffer = Box::new([0; CHUNK]);
+        let mut buffer = vec![0; CHUNK];
         loop {
             if !self.channel.flush() || !self.turn(&mut buffer)? {
                 return Ok(());
@@ -95,7 +98,7 @@ impl Agent {
         }
     }
 
-    fn turn(&mut self, buffer: &mut [u8; CHUNK]) -> Go {
+    fn turn(&mut self, buffer: &mut [u8]) -> Go {
         let ready = self.wait()?;
         for (what, flags) in ready {
             match what {
@@ -132,6 +135,10 @@ impl Agent {
             PollFd::new(self.channel.fd(), sending | hearing),
             PollFd::new(&self.signals, PollFlags::IN),
         ];
+        // About to be saved: whatever happens now is told to whoever takes the machine over.
+        if self.parked {
+            return poll(&what, &mut polls);
+        }
         let mut add = |fd, flags, wait| {
             polls.push(PollFd::new(fd, flags));
             what.push(wait);
@@ -157,19 +164,7 @@ impl Agent {
                 add(keeper, PollFlags::IN, Wait::Keeper(*id));
             }
         }
-        loop {
-            match rustix::event::poll(&mut polls, None) {
-                Ok(_) => break,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(what
-            .into_iter()
-            .zip(&polls)
-            .filter(|(_, poll)| !poll.revents().is_empty())
-            .map(|(what, poll)| (what, poll.revents()))
-            .collect())
+        poll(&what, &mut polls)
     }
 
     fn frame(&mut self, frame: Frame) -> Go {
@@ -182,11 +177,14 @@ impl Agent {
         if kind == Kind::Open {
             let request = Request::decode(&payload).map_err(io::Error::other)?;
             if generation > self.channel.generation {
-                if !matches!(request, Request::Configure(_) | Request::Prepare(_)) {
-                    return broken("a later generation began without its configuration");
+                match request {
+                    Request::Configure(_) | Request::Prepare(_) => self.forget(),
+                    Request::Adopt(_) if self.parked => self.adopt(),
+                    _ => return broken("a later generation began without its configuration"),
                 }
-                self.forget();
                 self.channel.generation = generation;
+            } else if self.parked && request != Request::Unpark {
+                return broken("something was asked of a machine that is about to be saved");
             }
             return self.open(id, request);
         }
@@ -232,7 +230,7 @@ impl Agent {
     }
 
     fn open(&mut self, id: u32, request: Request) -> Go {
-        if id % 2 == 0 || id <= self.host_last {
+        if id.is_multiple_of(2) || id <= self.host_last {
             return Err(io::Error::other("a stream was opened twice"));
         }
         self.host_last = id;
@@ -303,6 +301,15 @@ impl Agent {
                     super::configure::clock(nanos).map_err(|error| failure(&error, "setting the clock"));
                 self.answer(id, done.map(|()| Vec::new()));
             }
+            Request::Park => {
+                self.answer(id, Ok(Vec::new()));
+                self.parked = true;
+            }
+            Request::Unpark => {
+                self.parked = false;
+                self.answer(id, Ok(Vec::new()));
+            }
+            Request::Adopt(nanos) => self.adopted(id, nanos),
             Request::Shutdown => {
                 rustix::fs::sync();
                 self.answer(id, Ok(Vec::new()));
@@ -391,7 +398,7 @@ impl Agent {
         self.move_on(id);
     }
 
-    fn source(&mut self, id: u32, buffer: &mut [u8; CHUNK]) {
+    fn source(&mut self, id: u32, buffer: &mut [u8]) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         match stream.read(buffer) {
             Got::Bytes(length) => self.channel.send(Kind::Data, id, &buffer[..length]),
@@ -511,6 +518,50 @@ impl Agent {
         self.guest_next = 2;
     }
 
+    /// Programs stay, under new numbers; every other stream's host is not there any more.
+    fn adopt(&mut self) {
+        let mut old = std::mem::take(&mut self.streams);
+        let programs: Vec<u32> =
+            old.iter().filter(|(_, stream)| stream.keeper.is_some()).map(|(id, _)| *id).collect();
+        for (before, number) in programs.into_iter().zip((3..).step_by(4)) {
+            // What is over already is told as over.
+            let mut main = old.remove(&before).unwrap_or_default();
+            let mut errors = old.remove(&(before + 2)).unwrap_or_default();
+            main.renew();
+            errors.renew();
+            self.streams.insert(number, main);
+            self.streams.insert(number + 2, errors);
+        }
+        self.host_last = 0;
+        self.guest_next = 2;
+        self.parked = false;
+    }
+
+    fn adopted(&mut self, id: u32, nanos: i64) {
+        if nanos != 0
+            && let Err(error) = super::configure::clock(nanos)
+        {
+            return self.answer(id, Err(failure(&error, "setting the clock")));
+        }
+        let programs = self.streams.len() / 2;
+        self.host_last = self.streams.keys().copied().max().unwrap_or(id).max(id);
+        let told = Answer::Adopted(u16::try_from(programs).unwrap_or(u16::MAX));
+        self.channel.send(Kind::Answer, id, &told.encode());
+        let ids: Vec<u32> = self.streams.keys().copied().collect();
+        for id in ids {
+            let Some(stream) = self.streams.get(&id) else { continue };
+            // The first of a program's two numbers has both directions, the second only one.
+            let (deaf, mute) = (stream.sink.is_none() && id % 4 == 3, stream.source.is_none());
+            if deaf {
+                self.channel.send(Kind::Stop, id, &[]);
+            }
+            if mute {
+                self.channel.send(Kind::Eof, id, &[0]);
+            }
+            self.settle(id);
+        }
+    }
+
     /// Makes the services' listeners.
     pub(super) fn listen(&mut self, address: Ipv4Addr, ports: &[u16]) -> io::Result<()> {
         for port in ports {
@@ -524,4 +575,17 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// Waits until something can be done, and answers what.
+fn poll(what: &[Wait], polls: &mut [PollFd<'_>]) -> io::Result<Vec<(Wait, PollFlags)>> {
+    loop {
+        match rustix::event::poll(polls, None) {
+            Ok(_) => break,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let ready = what.iter().zip(polls).filter(|(_, poll)| !poll.revents().is_empty());
+    Ok(ready.map(|(what, poll)| (*what, poll.revents())).collect())
 }

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
 
-use karta_guest::proto::{CHUNK, WINDOW};
+use karta_guest::proto::WINDOW;
 use rustix::io::Errno;
 use rustix::process::Pid;
 
@@ -35,6 +35,8 @@ pub(super) struct Stream {
     granted: u32,
     /// How many bytes were used since the last grant.
     used: u32,
+    /// How many of the bytes that wait for the sink an earlier host sent: it has no use for their room.
+    earlier: usize,
     /// How many bytes may still be sent.
     pub(super) window: u32,
     /// The channel to the keeper of a program.
@@ -97,6 +99,13 @@ impl Stream {
         }
     }
 
+    /// Another host has it from here on, and knows nothing of what was granted before.
+    pub(super) fn renew(&mut self) {
+        (self.granted, self.window, self.used) = (WINDOW, WINDOW, 0);
+        self.earlier = self.sink.as_ref().map_or(0, |sink| sink.pending.len());
+        self.starting = false;
+    }
+
     /// Whether nothing can happen on it any more.
     pub(super) fn over(&self) -> bool {
         self.sink.is_none() && self.source.is_none() && self.keeper.is_none()
@@ -133,11 +142,14 @@ impl Stream {
                     Err(Errno::INTR) => {}
                     Ok(written) => {
                         sink.pending.drain(..written);
-                        self.used += u32::try_from(written).unwrap_or(0);
+                        let earlier = self.earlier.min(written);
+                        self.earlier -= earlier;
+                        self.used += u32::try_from(written - earlier).unwrap_or(0);
                     }
                     Err(_) => {
                         stop = !sink.last;
-                        self.used += u32::try_from(sink.pending.len()).unwrap_or(0);
+                        let earlier = std::mem::take(&mut self.earlier);
+                        self.used += u32::try_from(sink.pending.len() - earlier).unwrap_or(0);
                         self.close_sink();
                         break;
                     }
@@ -181,9 +193,9 @@ impl Stream {
     }
 
     /// Reads from the source, as much as the host lets it, into `buffer`.
-    pub(super) fn read(&mut self, buffer: &mut [u8; CHUNK]) -> Got {
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Got {
         let Some(source) = &self.source else { return Got::Nothing };
-        let most = CHUNK.min(self.window as usize);
+        let most = buffer.len().min(self.window as usize);
         if most == 0 || self.connecting {
             return Got::Nothing;
         }

@@ -84,6 +84,15 @@ pub enum Request {
     Clock(i64),
     /// Ends everything.
     Shutdown,
+    /// Says nothing more and takes nothing more until [`Request::Unpark`], or [`Request::Adopt`] of a later generation: the machine is
+    /// about to be saved. What was said before the answer is all there is.
+    Park,
+    /// The machine was not saved, and goes on.
+    Unpark,
+    /// The machine was saved, and goes on with another host: programs stay, all other streams have ended. Sets the clock to these
+    /// nanoseconds since 1970; 0 leaves it. The answer says how many programs there are; the first has the numbers 3 and 5, each further one four
+    /// more, in the order of their start.
+    Adopt(i64),
 }
 
 /// The folders of a place.
@@ -227,6 +236,9 @@ impl Request {
             Self::Sync => to.u8(14),
             Self::Clock(nanos) => to.u8(15).i64(*nanos),
             Self::Shutdown => to.u8(16),
+            Self::Park => to.u8(17),
+            Self::Unpark => to.u8(18),
+            Self::Adopt(nanos) => to.u8(19).i64(*nanos),
         };
         to.0
     }
@@ -265,6 +277,9 @@ impl Request {
             14 => Self::Sync,
             15 => Self::Clock(from.i64()?),
             16 => Self::Shutdown,
+            17 => Self::Park,
+            18 => Self::Unpark,
+            19 => Self::Adopt(from.i64()?),
             _ => return Err(Malformed("there is no such request")),
         };
         from.end()?;
@@ -314,7 +329,7 @@ impl Configure {
         if configure.name.is_empty() || !configure.name.bytes().all(plain) {
             return Err(Malformed("the host's name is not plain"));
         }
-        if configure.filter.len() % 8 != 0 {
+        if !configure.filter.len().is_multiple_of(8) {
             return Err(Malformed("the filter is not whole"));
         }
         Ok(configure)
@@ -384,6 +399,8 @@ pub enum Answer {
     Done(Vec<String>),
     /// It failed; the stream is over.
     Failed(Failure),
+    /// The machine goes on with so many programs.
+    Adopted(u16),
 }
 
 impl Answer {
@@ -398,6 +415,9 @@ impl Answer {
                 });
             }
             Self::Failed(failure) => failure.encode(to.u8(1)),
+            Self::Adopted(programs) => {
+                to.u8(2).u16(*programs);
+            }
         }
         to.0
     }
@@ -408,6 +428,7 @@ impl Answer {
         let answer = match from.u8()? {
             0 => Self::Done(from.list(NOTES, |from| Ok(printable(from.bytes(TEXT)?)))?),
             1 => Self::Failed(Failure::decode(&mut from)?),
+            2 => Self::Adopted(from.u16()?),
             _ => return Err(Malformed("an answer is neither yes nor no")),
         };
         from.end()?;

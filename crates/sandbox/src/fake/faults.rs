@@ -18,6 +18,7 @@ struct Next {
     acquire: Option<io::ErrorKind>,
     spawn: Option<io::ErrorKind>,
     put: Option<io::ErrorKind>,
+    survey: Option<io::ErrorKind>,
     death: Option<u64>,
 }
 
@@ -37,6 +38,11 @@ impl Faults {
         lock(&self.0).put = Some(kind);
     }
 
+    /// The next survey of a place fails.
+    pub fn fail_survey(&self, kind: io::ErrorKind) {
+        lock(&self.0).survey = Some(kind);
+    }
+
     /// The next program that starts loses its output after this many bytes, in the middle of whatever it writes: the platform sees
     /// the end of the stream, the program a broken pipe.
     pub fn cut_output(&self, bytes: u64) {
@@ -53,6 +59,10 @@ impl Faults {
 
     pub(super) fn put(&self) -> io::Result<()> {
         fail(lock(&self.0).put.take())
+    }
+
+    pub(super) fn survey(&self) -> io::Result<()> {
+        fail(lock(&self.0).survey.take())
     }
 
     pub(super) fn death(&self) -> Option<u64> {

@@ -5,11 +5,12 @@
 mod control;
 mod faults;
 mod files;
+mod freezer;
 
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -21,8 +22,9 @@ use tokio::task::AbortHandle;
 
 pub use faults::Faults;
 pub use files::Files;
+pub use freezer::Freezer;
 
-use crate::{Command, Duplex, Error, Exit, Place, Process, Spec};
+use crate::{Command, Duplex, Error, Exit, Place, Process, Revived, Spec, state};
 use control::Task;
 
 /// How many bytes a pipe holds. The memory is taken only as it is used.
@@ -53,7 +55,15 @@ pub struct Driver {
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     faults: Faults,
-    spaces: Mutex<HashMap<SessionId, Arc<Space>>>,
+    keeps: bool,
+    freezer: Option<Freezer>,
+    spaces: Mutex<HashMap<SessionId, Held>>,
+}
+
+/// A session's space: where places are kept, by the driver too; else by its sandboxes alone.
+struct Held {
+    space: Weak<Space>,
+    _kept: Option<Arc<Space>>,
 }
 
 /// What a session has.
@@ -63,10 +73,47 @@ struct Space {
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
+impl Space {
+    fn end(&self) {
+        for task in lock(&self.tasks).drain(..) {
+            task.abort();
+        }
+        self.files.close();
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Driver {
     /// A driver with these programs.
     pub fn new(programs: HashMap<String, Program>, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Self {
-        Self { programs: Arc::new(programs), clock, rng, faults: Faults::default(), spaces: Mutex::default() }
+        Self {
+            programs: Arc::new(programs),
+            clock,
+            rng,
+            faults: Faults::default(),
+            keeps: true,
+            freezer: None,
+            spaces: Mutex::default(),
+        }
+    }
+
+    /// As drivers with machines are: a place ends with the last handle of its sandbox, and everything in it.
+    #[must_use]
+    pub const fn forgetful(mut self) -> Self {
+        self.keeps = false;
+        self
+    }
+
+    /// As drivers are that can save what runs: it goes into this freezer.
+    #[must_use]
+    pub fn freezing(mut self, freezer: Freezer) -> Self {
+        self.freezer = Some(freezer);
+        self
     }
 
     /// The handle by which a test makes things go wrong.
@@ -75,11 +122,9 @@ impl Driver {
     }
 
     fn remove(&self, session: SessionId) -> bool {
-        let Some(space) = lock(&self.spaces).remove(&session) else { return false };
-        for task in lock(&space.tasks).drain(..) {
-            task.abort();
-        }
-        space.files.close();
+        let held = lock(&self.spaces).remove(&session);
+        let Some(space) = held.and_then(|held| held.space.upgrade()) else { return false };
+        space.end();
         true
     }
 }
@@ -98,6 +143,10 @@ impl crate::Driver for Driver {
         Ok(())
     }
 
+    fn keeps(&self) -> bool {
+        self.keeps
+    }
+
     async fn acquire(&self, spec: &Spec) -> Result<Box<dyn crate::Sandbox>, Error> {
         let home = PathBuf::from(format!("{ROOT}/{}/home", spec.session));
         let temp = home.with_file_name("tmp");
@@ -107,19 +156,61 @@ impl crate::Driver for Driver {
             source,
         })?;
         let place = Place { workspace: spec.release.clone(), home, temp, harness: spec.harness.clone() };
-        let space = Arc::clone(lock(&self.spaces).entry(spec.session).or_insert_with(|| {
-            Arc::new(Space {
-                id: SandboxId::new(&*self.clock, &*self.rng),
-                files: Files::new([&place.home, &place.temp, &place.workspace].map(Clone::clone)),
-                tasks: Mutex::default(),
-            })
-        }));
+        let bases = [&place.home, &place.temp, &place.workspace].map(Clone::clone);
+        let (space, fresh) = {
+            let mut spaces = lock(&self.spaces);
+            spaces.retain(|_, held| held.space.strong_count() > 0);
+            let known = spaces.get(&spec.session).and_then(|held| held.space.upgrade());
+            match known.filter(|space| !space.files.closed()) {
+                Some(space) => (space, false),
+                None => {
+                    let space = Arc::new(Space {
+                        id: SandboxId::new(&*self.clock, &*self.rng),
+                        files: Files::new(bases, Arc::clone(&self.clock)),
+                        tasks: Mutex::default(),
+                    });
+                    let kept = self.keeps.then(|| Arc::clone(&space));
+                    spaces.insert(spec.session, Held { space: Arc::downgrade(&space), _kept: kept });
+                    (space, true)
+                }
+            }
+        };
         Ok(Box::new(Sandbox {
             programs: Arc::clone(&self.programs),
             faults: self.faults.clone(),
             space,
             place,
+            fresh,
+            keeps: self.keeps,
+            freezer: self.freezer.clone(),
+            held: Mutex::default(),
         }))
+    }
+
+    async fn revive(&self, spec: &Spec, from: &Path) -> Result<Revived, Error> {
+        let frozen = self.freezer.as_ref().and_then(|freezer| freezer.take(from));
+        let freezer::Thawed { space, programs } = frozen.ok_or_else(|| {
+            Error::Unavailable(
+                "nothing is saved there: the server that had it in its memory is gone".to_owned(),
+            )
+        })?;
+        let home = PathBuf::from(format!("{ROOT}/{}/home", spec.session));
+        let temp = home.with_file_name("tmp");
+        let place = Place { workspace: spec.release.clone(), home, temp, harness: spec.harness.clone() };
+        let kept = self.keeps.then(|| Arc::clone(&space));
+        lock(&self.spaces).insert(spec.session, Held { space: Arc::downgrade(&space), _kept: kept });
+        let (held, processes) = programs.into_iter().unzip();
+        let sandbox = Sandbox {
+            programs: Arc::clone(&self.programs),
+            faults: self.faults.clone(),
+            space,
+            place,
+            fresh: false,
+            keeps: self.keeps,
+            freezer: self.freezer.clone(),
+            held: Mutex::new(held),
+        };
+        Ok(Revived { sandbox: Box::new(sandbox), processes })
     }
 
     async fn erase(&self, session: SessionId) -> Result<(), Error> {
@@ -142,6 +233,10 @@ struct Sandbox {
     faults: Faults,
     space: Arc<Space>,
     place: Place,
+    fresh: bool,
+    keeps: bool,
+    freezer: Option<Freezer>,
+    held: Mutex<Vec<freezer::Held>>,
 }
 
 #[async_trait]
@@ -156,6 +251,47 @@ impl crate::Sandbox for Sandbox {
 
     fn kept(&self) -> &[String] {
         &[]
+    }
+
+    fn fresh(&self) -> bool {
+        self.fresh
+    }
+
+    async fn survey(&self) -> Result<Vec<state::Entry>, Error> {
+        self.faults.survey().map_err(|source| Error::File {
+            doing: "surveying",
+            path: self.place.home.clone(),
+            source,
+        })?;
+        self.space.files.survey()
+    }
+
+    async fn take(&self, paths: Vec<PathBuf>) -> Result<state::Records, Error> {
+        Ok(Box::pin(futures_util::stream::iter(self.space.files.take(&paths)?.into_iter().map(Ok))))
+    }
+
+    async fn restore(&self, records: state::Records) -> Result<(), Error> {
+        self.space.files.restore(records).await
+    }
+
+    fn parks(&self) -> bool {
+        self.freezer.is_some()
+    }
+
+    async fn park(&self, into: &Path) -> Result<(), Error> {
+        let Some(freezer) = &self.freezer else {
+            return Err(Error::Unavailable("this driver has no freezer".to_owned()));
+        };
+        let held = std::mem::take(&mut *lock(&self.held));
+        let saved = freezer.put(into, Arc::clone(&self.space), held).await;
+        saved.map_err(|source| Error::File { doing: "saving under", path: into.to_owned(), source })
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        if !self.keeps {
+            self.space.end();
+        }
+        Ok(())
     }
 
     async fn spawn(&self, command: &Command) -> Result<Process, Error> {
@@ -188,6 +324,12 @@ impl crate::Sandbox for Sandbox {
             return Err(failed(io::Error::other("the session was erased")));
         }
         tasks.push(task.abort_handle());
+        drop(tasks);
+        if self.freezer.is_some() {
+            let (held, process) = freezer::hold(task.into(), freezer::Pipes { stdin, stdout, stderr });
+            lock(&self.held).push(held);
+            return Ok(process);
+        }
         Ok(Process {
             stdin: Box::new(stdin),
             stdout: Box::new(stdout),

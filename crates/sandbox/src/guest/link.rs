@@ -72,6 +72,8 @@ pub(super) struct State {
     dirty: VecDeque<u32>,
     host_last: u32,
     guest_last: u32,
+    /// Whether programs of before may be told of.
+    adopts: bool,
     /// Why the link has ended.
     pub(super) ended: Option<Arc<str>>,
 }
@@ -267,6 +269,73 @@ impl Link {
         Ok(started.map(|_| program))
     }
 
+    /// Lets the guest fall silent, so that its machine can be saved: everything that it has said was received when this answers. Fails
+    /// where something of the host's is still on its way.
+    pub(super) async fn park(&self, patience: Duration) -> Result<(), Error> {
+        let busy = {
+            let state = self.0.shared.lock();
+            state.entries.values().any(|entry| {
+                entry.opening.is_some() || entry.answer.is_some() || !entry.sending.is_empty() || entry.dirty
+            })
+        };
+        if busy {
+            return Err(Error::Unavailable(
+                "something is on its way into the sandbox: try again later".to_owned(),
+            ));
+        }
+        self.request(&Request::Park, patience).await.map(|_| ())
+    }
+
+    /// A guest whose machine was saved goes on: its programs, in the order of their start. `generation` must be higher than any before.
+    pub(super) async fn adopt<C>(
+        channel: C,
+        generation: u64,
+        uplink: Arc<dyn Uplink>,
+        clock: i64,
+        patience: Duration,
+    ) -> Result<(Self, Vec<Program>), Error>
+    where
+        C: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let link = Self::start(channel, generation, uplink);
+        let request = Request::Adopt(clock);
+        let (_, answer) = link.open(&request, true, None)?;
+        let adopted = match tokio::time::timeout(patience, answer).await {
+            Ok(Ok(Answer::Adopted(programs))) => u32::from(programs),
+            Ok(Ok(Answer::Failed(failure))) => {
+                return Err(Error::Unavailable(format!(
+                    "going on inside the sandbox failed: {}",
+                    failure.text
+                )));
+            }
+            Ok(Ok(Answer::Done(_)) | Err(_)) => return Err(link.gone()),
+            Err(_) => {
+                return Err(Error::Unavailable(format!(
+                    "the program inside the sandbox did not go on within {} s",
+                    patience.as_secs()
+                )));
+            }
+        };
+        let shared = &link.0.shared;
+        let mut programs = Vec::new();
+        for id in (3..).step_by(4).take(adopted as usize) {
+            let exit = match shared.lock().entries.get(&id).and_then(|entry| entry.exit.as_ref()) {
+                Some(exit) => exit.subscribe(),
+                // It has ended since.
+                None => watch::Sender::new(Some(Exit { status: None, signal: Some(9) })).subscribe(),
+            };
+            let (stdout, stdin) = Joined::new(shared, id).split();
+            programs.push(Program {
+                id,
+                stdin,
+                stdout,
+                stderr: Incoming::new(Arc::clone(shared), id + 2),
+                exit,
+            });
+        }
+        Ok((link, programs))
+    }
+
     /// Sends a signal to a program and all it started.
     pub(super) fn signal(&self, id: u32, signal: u8) {
         self.0.shared.signal(id, signal);
@@ -305,6 +374,7 @@ impl Link {
         }
         state.host_last = if spawn { id + 2 } else { id };
         let (answer, answered) = oneshot::channel();
+        state.adopts |= matches!(request, Request::Adopt(_));
         let entry = Entry { opening: Some(opening), answer: Some(answer), unary, exit, ..Entry::new() };
         state.entries.insert(id, entry);
         if spawn {
@@ -322,6 +392,9 @@ impl Link {
     ) -> Result<Result<Vec<String>, Failure>, Error> {
         match tokio::time::timeout(patience, answer).await {
             Ok(Ok(Answer::Done(notes))) => Ok(Ok(notes)),
+            Ok(Ok(Answer::Adopted(_))) => Err(Error::Unavailable(
+                "the program inside the sandbox answers what was not asked".to_owned(),
+            )),
             Ok(Ok(Answer::Failed(failure))) => Ok(Err(failure)),
             Ok(Err(_)) => Err(self.gone()),
             Err(_) => Err(Error::Unavailable(format!(
@@ -369,6 +442,8 @@ fn name(request: &Request) -> &'static str {
         Request::Sync => "writing the disks",
         Request::Clock(_) => "setting the clock",
         Request::Shutdown => "ending",
+        Request::Park => "falling silent",
+        Request::Unpark | Request::Adopt(_) => "going on",
     }
 }
 
@@ -559,6 +634,13 @@ impl Shared {
                 let Some(asked) = entry.answer.take() else { return Err("it answers twice") };
                 let over = entry.unary || matches!(answer, Answer::Failed(_));
                 let program = entry.exit.is_some();
+                if let Answer::Adopted(programs) = answer {
+                    if !std::mem::take(&mut state.adopts) || usize::from(programs) * 2 > HOST_STREAMS {
+                        return Err("it has programs that it can't have");
+                    }
+                    state.adopt(programs);
+                }
+                let Some(entry) = state.entries.get_mut(&id) else { return Ok(()) };
                 let _ = asked.send(answer);
                 if over {
                     entry.wake();
@@ -652,6 +734,15 @@ impl Shared {
 }
 
 impl State {
+    /// The streams of programs that ran before, as the guest numbers them.
+    fn adopt(&mut self, programs: u16) {
+        for id in (3..).step_by(4).take(usize::from(programs)) {
+            self.entries.insert(id, Entry { exit: Some(watch::Sender::new(None)), ..Entry::new() });
+            self.entries.insert(id + 2, Entry { finished: true, ..Entry::new() });
+            self.host_last = id + 2;
+        }
+    }
+
     /// Forgets a stream that is over and that nobody reads any more.
     fn settle(&mut self, id: u32) {
         if self.entries.get(&id).is_some_and(|entry| entry.over() && !entry.reading && !entry.dirty) {

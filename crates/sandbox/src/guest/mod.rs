@@ -9,10 +9,12 @@ mod link;
 mod sandbox;
 mod stream;
 
+use std::path::Path;
+
 use async_trait::async_trait;
 
 pub use link::Link;
-pub use sandbox::{GuestSandbox, Setup, WeakSandbox};
+pub use sandbox::{GuestSandbox, Setup, WeakSandbox, adopt};
 
 use crate::Error;
 
@@ -24,6 +26,14 @@ pub trait Machine: Send + Sync {
     async fn pause(&self) -> Result<(), Error>;
     /// Lets everything go on.
     async fn wake(&self) -> Result<(), Error>;
+    /// Whether [`Machine::save`] works.
+    fn saves(&self) -> bool {
+        false
+    }
+    /// Saves it, memory and all, into this folder (made; must not exist), and ends it. On failure it may go on or have ended.
+    async fn save(&self, _into: &Path) -> Result<(), Error> {
+        Err(Error::Unavailable("this driver can't save what runs".to_owned()))
+    }
     /// Ends it and waits until nothing of it is left on the host. No error if it has ended.
     async fn close(&self) -> Result<(), Error>;
 }

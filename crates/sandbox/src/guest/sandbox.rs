@@ -10,12 +10,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use karta_guest::proto::message::{Base, Request, Spawn};
 use karta_types::SandboxId;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use super::link::io_error;
+use super::link::{Program, io_error};
 use super::{Link, Machine, files};
 use crate::paths::plain;
-use crate::uplink::Service;
+use crate::state;
+use crate::uplink::{Service, Uplink};
 use crate::{Command, Control, Duplex, Error, Exit, Place, Process};
 
 /// How long a guest may take to answer: software emulation is slow, and a guest that takes longer is lost.
@@ -72,6 +74,16 @@ impl GuestSandbox {
     /// The link to the guest.
     pub fn link(&self) -> &Link {
         &self.inner.link
+    }
+
+    /// Stops every process of the session, while the guest itself goes on: for a survey of a place in which nothing moves.
+    pub async fn freeze(&self) -> Result<(), Error> {
+        self.inner.link.request(&Request::Freeze, PATIENCE).await.map(|_| ())
+    }
+
+    /// Lets them go on.
+    pub async fn thaw(&self) -> Result<(), Error> {
+        self.inner.link.request(&Request::Thaw, PATIENCE).await.map(|_| ())
     }
 
     /// What holds the guest.
@@ -133,8 +145,28 @@ impl crate::Sandbox for GuestSandbox {
         self.inner.machine.pause().await
     }
 
+    fn pauses(&self) -> bool {
+        true
+    }
+
     async fn wake(&self) -> Result<(), Error> {
         self.inner.machine.wake().await
+    }
+
+    fn parks(&self) -> bool {
+        self.inner.machine.saves()
+    }
+
+    async fn park(&self, into: &Path) -> Result<(), Error> {
+        let link = &self.inner.link;
+        link.park(PATIENCE).await?;
+        if let Err(error) = self.inner.machine.save(into).await {
+            // If the machine has ended by it, so does the link; what it says then is no better than this.
+            let _ = link.request(&Request::Unpark, PATIENCE).await;
+            return Err(error);
+        }
+        link.close("the sandbox was saved");
+        Ok(())
     }
 
     async fn close(&self) -> Result<(), Error> {
@@ -159,12 +191,7 @@ impl crate::Sandbox for GuestSandbox {
         });
         let program = self.inner.link.spawn(&request, PATIENCE).await?;
         let program = program.map_err(|failure| failed(io_error(failure)))?;
-        Ok(Process {
-            stdin: Box::new(program.stdin),
-            stdout: Box::new(program.stdout),
-            stderr: Box::new(program.stderr),
-            control: Box::new(Running { link: self.inner.link.clone(), id: program.id, exit: program.exit }),
-        })
+        Ok(process(&self.inner.link, program))
     }
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Duplex>, Error> {
@@ -180,12 +207,53 @@ impl crate::Sandbox for GuestSandbox {
         files::put(&self.inner.link, base, &relative, path, content).await
     }
 
-    async fn find(&self, _pattern: &str, _limit: u64) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
-        Err(self.inner.link.gone())
+    /// The answers are absolute paths; a longer file is cut at `limit`. At most the 256 newest files are read.
+    async fn find(&self, pattern: &str, limit: u64) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
+        files::find(&self.inner.link, &self.inner.place.home, pattern, limit).await
     }
 
-    async fn export(&self, _into: &Path) -> Result<(), Error> {
-        Err(self.inner.link.gone())
+    async fn export(&self, into: &Path) -> Result<(), Error> {
+        files::export(&self.inner.link, into).await
+    }
+
+    async fn survey(&self) -> Result<Vec<state::Entry>, Error> {
+        files::survey(&self.inner.link).await
+    }
+
+    async fn take(&self, paths: Vec<PathBuf>) -> Result<state::Records, Error> {
+        files::take(&self.inner.link, paths).await
+    }
+
+    async fn restore(&self, records: state::Records) -> Result<(), Error> {
+        files::restore(&self.inner.link, records).await
+    }
+}
+
+/// A saved guest's link, on the channel of its machine that goes on, and its processes in the order of their start. `generation` must be
+/// higher than any that the guest has had; `clock` is in nanoseconds since 1970.
+///
+/// # Errors
+/// It does not go on; the error says what it was doing.
+pub async fn adopt<C>(
+    channel: C,
+    generation: u64,
+    uplink: Arc<dyn Uplink>,
+    clock: i64,
+) -> Result<(Link, Vec<Process>), Error>
+where
+    C: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (link, programs) = Link::adopt(channel, generation, uplink, clock, PATIENCE).await?;
+    let processes = programs.into_iter().map(|program| process(&link, program)).collect();
+    Ok((link, processes))
+}
+
+fn process(link: &Link, program: Program) -> Process {
+    Process {
+        stdin: Box::new(program.stdin),
+        stdout: Box::new(program.stdout),
+        stderr: Box::new(program.stderr),
+        control: Box::new(Running { link: link.clone(), id: program.id, exit: program.exit }),
     }
 }
 

@@ -4,9 +4,11 @@
 mod attacks;
 mod crash;
 mod guest;
+mod images;
 mod isolated;
 mod laws;
 mod leak;
+mod machines;
 mod places;
 mod processes;
 mod registry;

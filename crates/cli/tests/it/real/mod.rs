@@ -6,6 +6,7 @@
 
 mod claude_code;
 mod faults;
+mod isolated;
 mod opencode;
 mod releases;
 
@@ -59,6 +60,9 @@ impl Karta {
         }
         std::fs::create_dir_all(data.path().join("data")).unwrap();
         std::os::unix::fs::symlink(harnesses(), data.path().join("data/harnesses")).unwrap();
+        if let Some(images) = std::env::var_os("KARTA_TEST_IMAGES") {
+            std::os::unix::fs::symlink(images, data.path().join("data/images")).unwrap();
+        }
         std::fs::write(data.path().join("settings.toml"), settings).unwrap();
         let options =
             Options { required_key: options.required_key.or_else(|| Some(PLANTED.to_owned())), ..options };
@@ -77,8 +81,14 @@ impl Karta {
 
     /// Kills the server like a power cut of the process, and starts it again on the same data and port.
     pub(crate) async fn kill_and_restart(&mut self) {
+        self.kill_between(|| ()).await;
+    }
+
+    /// The same, with something done in between.
+    pub(crate) async fn kill_between(&mut self, work: impl FnOnce()) {
         self.child.start_kill().unwrap();
         self.child.wait().await.unwrap();
+        work();
         let (child, client, log, _) =
             start(self.data.path(), &self.folder, &self.model.base_url(), &self.listen).await;
         (self.child, self.client, self.log) = (child, client, log);

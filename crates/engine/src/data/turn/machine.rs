@@ -14,6 +14,8 @@ use karta_types::session::{PermissionMode, TurnState};
 use karta_types::{Body, ErrorCode, Micros, Problem, RequestId, Timestamp, Usage};
 use serde_json::{Value, json};
 
+use super::tape::Tape;
+
 /// How long a harness may take to obey an interrupt before it is killed.
 const OBEY: Duration = Duration::from_secs(10);
 /// Questions open at once; a harness that asks more is refused.
@@ -167,6 +169,8 @@ pub struct Machine {
     held: Vec<Input>,
     turn: Option<Turn>,
     out: Out,
+    /// What it was told, where its process can be saved.
+    tape: Option<Tape>,
 }
 
 impl std::fmt::Debug for Machine {
@@ -200,10 +204,32 @@ impl Machine {
             held: Vec::new(),
             turn: None,
             out: Out::default(),
+            tape: None,
         };
         machine.codec.start(&mut machine.out);
         machine.drain(now, effects);
         machine
+    }
+
+    /// Notes from now on what it is told. Before the first step, so that nothing is missing.
+    pub(super) fn record(&mut self, tape: Tape) {
+        self.tape = Some(tape);
+    }
+
+    /// Everything that it was told; none if that was not noted, or was too much.
+    pub(super) const fn tape(&self) -> Option<&Tape> {
+        self.tape.as_ref()
+    }
+
+    /// Since when the turn waits for people and nothing was heard of the harness.
+    pub(super) fn still_since(&self) -> Option<Timestamp> {
+        let turn = self.turn.as_ref()?;
+        turn.waiting_since.map(|since| since.max(turn.heard))
+    }
+
+    /// The questions that are open.
+    pub(super) fn open(&self) -> impl Iterator<Item = RequestId> {
+        self.turn.iter().flat_map(|turn| turn.open.keys().copied())
     }
 
     /// Whether a turn runs.
@@ -253,6 +279,9 @@ impl Machine {
 
     /// One step.
     pub fn step(&mut self, now: Timestamp, stimulus: Stimulus<'_>, effects: &mut Vec<Effect>) {
+        if self.tape.as_mut().is_some_and(|tape| !tape.note(now, &stimulus)) {
+            self.tape = None;
+        }
         match stimulus {
             Stimulus::Begin(input) => self.begin(now, input, effects),
             Stimulus::Steer(input) => self.feed(input),
@@ -586,6 +615,9 @@ impl Machine {
         }
         let expires = now.plus(self.limits.approval);
         let request_id = (self.new_request)();
+        if let Some(tape) = &mut self.tape {
+            tape.request(request_id);
+        }
         let options = match ask.kind {
             AskKind::ToolUse => vec![Decision::ApproveOnce, Decision::ApproveSession, Decision::Deny],
             AskKind::Question | AskKind::Plan => vec![Decision::ApproveOnce, Decision::Deny],

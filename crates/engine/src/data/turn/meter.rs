@@ -43,6 +43,15 @@ impl Meter {
         self.0.lock().ok().and_then(|state| state.token)
     }
 
+    /// What the turn had used before the server was started again.
+    pub fn take_back(&self, usage: &Usage, cost: Micros, models: &[String]) {
+        if let Ok(mut state) = self.0.lock() {
+            state.usage.add(usage);
+            state.cost = state.cost.saturating_add(cost);
+            state.models.extend_from_slice(models);
+        }
+    }
+
     /// Counts one model call.
     pub fn add(&self, model: &str, usage: &Usage, cost: Micros) {
         if let Ok(mut state) = self.0.lock() {

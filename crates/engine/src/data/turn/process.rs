@@ -1,15 +1,18 @@
 //! The harness process of a session: started with everything it needs, heard, written to, ended.
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine as _;
 use bytes::Bytes;
 use karta_harness::launch::{FolderPolicy, Gateway as GatewayAddress};
-use karta_harness::{Capabilities, HistorySource, Input, Launch, Native};
-use karta_sandbox::{Command, Sandbox, Spec};
+use karta_harness::{Capabilities, Codec, HistorySource, Input, Launch, Native, Transport};
+use karta_sandbox::uplink::Service;
+use karta_sandbox::{Command, Place, Sandbox, Spec};
 use karta_types::message::Content;
-use karta_types::{Body, ErrorCode, RequestId};
+use karta_types::session::PermissionMode;
+use karta_types::{Body, ErrorCode, RequestId, Secret};
 use serde_json::json;
 
 use crate::data::channels::{Pass, SessionChannel};
@@ -17,23 +20,56 @@ use crate::data::releases::Loaded;
 use crate::data::transport::{self, Io, IoEvent};
 use crate::data::turn::machine::{Effect, Limits, Machine};
 use crate::data::turn::run::{NewTurn, Runner};
+use crate::data::turn::tape::Tape;
+use crate::data::uplink::SessionUplink;
+use crate::gateway;
 use crate::{Error, Result};
 
 /// A history file larger than this is not looked at to decide whether a session can be resumed.
 const PROBE: u64 = 64;
 
-/// A process that runs.
+/// A harness process that was started, and what the platform knows of it.
 pub(super) struct Running {
     pub(super) machine: Machine,
     pub(super) capabilities: Capabilities,
-    version: u64,
-    agent: Option<String>,
+    pub(super) version: u64,
+    pub(super) agent: Option<String>,
+    pub(super) begun: Begun,
     /// It was killed; its end is still to be heard of.
     killed: bool,
-    io: Io,
-    sandbox: Arc<dyn Sandbox>,
-    _pass: Pass,
-    _room: Option<crate::data::places::Place>,
+    pub(super) state: State,
+}
+
+/// How the process was started: enough to know it again.
+pub(super) struct Begun {
+    pub(super) native: Native,
+    pub(super) place: Place,
+    pub(super) token: Secret,
+}
+
+/// Whether it runs.
+pub(super) enum State {
+    /// It does.
+    Awake(Box<Awake>),
+    /// Its sandbox was saved.
+    Asleep(Asleep),
+}
+
+/// What a process that runs has.
+pub(super) struct Awake {
+    pub(super) io: Io,
+    pub(super) sandbox: Arc<dyn Sandbox>,
+    /// Nothing inside runs until something is to be said to it.
+    pub(super) paused: bool,
+    pub(super) _pass: Pass,
+    pub(super) _room: Option<crate::data::places::Place>,
+}
+
+/// What is left to do for a process that is saved.
+#[derive(Debug, Default)]
+pub(super) struct Asleep {
+    /// To be written when it runs again.
+    pub(super) pending: Vec<Bytes>,
 }
 
 /// What was heard of a process.
@@ -61,15 +97,29 @@ impl From<IoEvent> for Heard {
 /// What the process says next; never, if there is none.
 pub(super) async fn hear(running: Option<&mut Running>) -> Heard {
     match running {
-        Some(running) => running.io.next().await.into(),
-        None => std::future::pending().await,
+        Some(Running { state: State::Awake(awake), .. }) => awake.io.next().await.into(),
+        Some(Running { state: State::Asleep(_), killed: true, .. }) => {
+            Heard::Exited { status: None, stderr: String::new() }
+        }
+        _ => std::future::pending().await,
     }
 }
 
 impl Running {
+    /// One that sleeps.
+    pub(super) fn asleep(
+        machine: Machine,
+        capabilities: Capabilities,
+        (version, agent): (u64, Option<String>),
+        begun: Begun,
+        asleep: Asleep,
+    ) -> Self {
+        Self { machine, capabilities, version, agent, begun, killed: false, state: State::Asleep(asleep) }
+    }
+
     /// Output that is there already.
     pub(super) fn try_hear(&mut self) -> Option<Bytes> {
-        self.io.try_output()
+        self.awake_mut()?.io.try_output()
     }
 
     /// Whether the process is not ready yet.
@@ -77,19 +127,79 @@ impl Running {
         self.machine.starting()
     }
 
+    /// The process, if it runs.
+    pub(super) fn awake(&self) -> Option<&Awake> {
+        match &self.state {
+            State::Awake(awake) => Some(awake),
+            State::Asleep(_) => None,
+        }
+    }
+
+    fn awake_mut(&mut self) -> Option<&mut Awake> {
+        match &mut self.state {
+            State::Awake(awake) => Some(awake),
+            State::Asleep(_) => None,
+        }
+    }
+
     pub(super) async fn write(&mut self, bytes: Bytes) {
-        // A process that takes no more input is gone, or about to be: its end is heard of.
-        let _ = self.io.send(bytes).await;
+        match &mut self.state {
+            // A process that takes no more input is gone, or about to be: its end is heard of.
+            State::Awake(awake) => {
+                if std::mem::replace(&mut awake.paused, false)
+                    && let Err(error) = awake.sandbox.wake().await
+                {
+                    tracing::error!(error = crate::error::chain(&error), "a sandbox can't go on");
+                    awake.io.kill();
+                }
+                let _ = awake.io.send(bytes).await;
+            }
+            State::Asleep(asleep) => asleep.pending.push(bytes),
+        }
+    }
+
+    /// Stops a process that nobody has anything to say to, where that can be done.
+    pub(super) async fn pause(&mut self) {
+        let Some(awake) = self.awake_mut() else { return };
+        // If it can't be, it goes on as it is: that costs a little, and nothing is lost. It is not tried again before the next turn.
+        if let Err(error) = awake.sandbox.pause().await {
+            tracing::warn!(error = crate::error::chain(&error), "pausing a sandbox");
+        }
+        awake.paused = true;
+    }
+
+    /// Whether it is stopped for now.
+    pub(super) fn paused(&self) -> bool {
+        self.awake().is_some_and(|awake| awake.paused)
+    }
+
+    /// Whether it could be stopped for now.
+    pub(super) fn pauses(&self) -> bool {
+        self.awake().is_some_and(|awake| awake.sandbox.pauses() && !awake.paused) && !self.killed
+    }
+
+    /// Whether it was told to end.
+    pub(super) const fn killed(&self) -> bool {
+        self.killed
     }
 
     pub(super) fn kill(&mut self) {
         self.killed = true;
-        self.io.kill();
+        if let Some(awake) = self.awake_mut() {
+            awake.io.kill();
+        }
     }
 
     /// Ends the process and waits until it is gone.
     pub(super) async fn end(self) {
-        self.io.end().await;
+        if let State::Awake(awake) = self.state {
+            let Awake { io, sandbox, paused, .. } = *awake;
+            // One that stands still would hear of no end.
+            if paused && let Err(error) = sandbox.wake().await {
+                tracing::error!(error = crate::error::chain(&error), "a sandbox can't go on");
+            }
+            io.end().await;
+        }
     }
 }
 
@@ -114,60 +224,22 @@ impl Runner {
         if let Some(old) = self.running.take() {
             old.end().await;
         }
+        self.leave_other(release.row.version).await?;
         let asked = self.engine.clock().now();
         let (before, room) = self.engine.process_place(release.harness.id(), self.row.org).await?;
         let waited = self.engine.clock().now().since(asked);
         let driver = self.engine.driver(release.harness.id());
-        let spec = Spec::new(self.row.id, release.path.clone(), release.row.digest.clone());
-        let sandbox: Arc<dyn Sandbox> = driver.acquire(&spec).await?.into();
-        let program = self.engine.program(release)?;
-        let pass = self.engine.channels().open(
-            self.engine.rng(),
-            SessionChannel {
-                spender: self.spender(self.row.key),
-                meter: self.meter.clone(),
-                allowance: self.allowance.clone(),
-                gate: self.engine.gate().clone(),
-                platform_keys: self.engine.settings().providers.platform_keys,
-                used_key: std::sync::Mutex::default(),
-                clock: self.engine.shared_clock(),
-                exhausted: self.exhausted_to(),
-            },
-        );
+        let (program, harness) = self.engine.program(release)?;
+        let spec = self.spec(release, harness.clone());
+        let (sandbox, brought) = self.sandbox(&*driver, &spec, release.row.version).await?;
+        let program = inside(&program, harness.as_deref(), sandbox.place().harness.as_deref());
+        let pass = self.engine.channels().open(self.engine.rng(), self.channel(), self.way);
         let native = self.native(release, &*sandbox).await?;
-        let address = self.address(&pass);
         let place = sandbox.place().clone();
-        let (workspace, home, temp) =
-            (place.workspace.to_string_lossy(), place.home.to_string_lossy(), place.temp.to_string_lossy());
-        let settings = self.engine.settings();
-        let recipe = release.recipe();
-        // What the operator lets through wins over what the release brings.
-        let env: Vec<_> = recipe
-            .env
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .chain(self.engine.passed_env())
-            .collect();
-        let (hooks, mcp) = launch_policy(settings, release);
-        let title = self.row.title.clone().unwrap_or_else(|| "Karta".to_owned());
-        let launch = Launch {
-            program: &program,
-            version: &release.row.harness.version,
-            workspace: &workspace,
-            home: &home,
-            temp: &temp,
-            tree: &release.tree,
-            title: &title,
-            native,
-            gateway: &address,
-            agent,
-            permission_mode: self.row.permission_mode,
-            thinking_budget: recipe.defaults.thinking_budget_tokens,
-            policy: FolderPolicy { hooks, mcp, denied_tools: &recipe.policy.tools.deny },
-            env: &env,
-        };
-        let command = release.harness.command(&launch)?;
-        let codec = release.harness.codec(&launch)?;
+        let begun = Begun { native, place, token: pass.token.clone() };
+        let service = sandbox.service(Service::Model);
+        let launched = self.launch(release, agent, &begun, self.row.permission_mode, service, &program)?;
+        let (command, codec, policy) = launched;
         for seed in &command.seeds {
             sandbox.put(&PathBuf::from(&seed.path), &seed.content).await?;
         }
@@ -179,33 +251,25 @@ impl Runner {
                 cwd: command.cwd.into(),
             })
             .await?;
+        let parks = sandbox.parks() && matches!(command.transport, Transport::Stdio);
         let io = transport::open(self.engine.tasks(), process, sandbox.clone(), command.transport);
-        let mut limits = settings.limits.machine();
-        if let Some(seconds) = recipe.policy.caps.turn_seconds {
-            limits.turn = limits.turn.min(std::time::Duration::from_secs(seconds));
-        }
-        let ids = self.engine.clone();
-        let new_request = Box::new(move || RequestId::new(ids.clock(), ids.rng()));
         let mut effects = Vec::new();
-        let machine = Machine::new(
-            codec,
-            limits,
-            self.row.permission_mode,
-            new_request,
-            self.engine.clock().now(),
-            &mut effects,
-        );
+        let (now, mode) = (self.engine.clock().now(), self.row.permission_mode);
+        let mut machine =
+            Machine::new(codec, self.limits(release), mode, self.new_request(), now, &mut effects);
+        if parks {
+            machine.record(Tape::new(now, mode));
+        }
         let kept = sandbox.kept().to_vec();
+        let awake = Awake { io, sandbox, paused: false, _pass: pass, _room: room };
         let mut running = Running {
             machine,
             capabilities: release.harness.capabilities(),
             version: release.row.version,
             agent: agent.map(str::to_owned),
+            begun,
             killed: false,
-            io,
-            sandbox,
-            _pass: pass,
-            _room: room,
+            state: State::Awake(Box::new(awake)),
         };
         for effect in effects {
             if let Effect::Write(bytes) = effect {
@@ -213,12 +277,90 @@ impl Runner {
             }
         }
         self.running = Some(running);
-        let mut notices = start_notices(release, (hooks, mcp), &kept);
+        let mut notices = start_notices(release, policy, &kept);
+        notices.extend(brought);
         if before > 0 {
             let detail = json!({ "before": before, "waited_ms": waited.as_millis() });
             notices.insert(0, Body::System { subtype: "queued".to_owned(), detail });
         }
         Ok(notices)
+    }
+
+    /// What the driver is asked for.
+    pub(super) fn spec(&self, release: &Loaded, harness: Option<PathBuf>) -> Spec {
+        Spec {
+            harness,
+            uplink: Arc::new(SessionUplink::new(self.engine.clone(), self.way)),
+            ..Spec::new(self.row.id, release.path.clone(), release.row.digest.clone())
+        }
+    }
+
+    /// What the session's model calls belong to.
+    pub(super) fn channel(&self) -> SessionChannel {
+        SessionChannel {
+            spender: self.spender(self.row.key),
+            meter: self.meter.clone(),
+            allowance: self.allowance.clone(),
+            gate: self.engine.gate().clone(),
+            platform_keys: self.engine.settings().providers.platform_keys,
+            used_key: std::sync::Mutex::default(),
+            clock: self.engine.shared_clock(),
+            exhausted: self.exhausted_to(),
+        }
+    }
+
+    /// The harness's command line and codec, and which of hooks and MCP servers it may start.
+    pub(super) fn launch(
+        &self,
+        release: &Loaded,
+        agent: Option<&str>,
+        begun: &Begun,
+        permission_mode: PermissionMode,
+        service: Option<SocketAddr>,
+        program: &str,
+    ) -> Result<(karta_harness::Command, Box<dyn Codec>, (bool, bool))> {
+        let settings = self.engine.settings();
+        let recipe = release.recipe();
+        // What the operator lets through wins over what the release brings.
+        let env: Vec<_> = recipe
+            .env
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .chain(self.engine.passed_env())
+            .collect();
+        let (hooks, mcp) = launch_policy(settings, release);
+        let Place { workspace, home, temp, .. } = &begun.place;
+        let launch = Launch {
+            program,
+            version: &release.row.harness.version,
+            workspace: &workspace.to_string_lossy(),
+            home: &home.to_string_lossy(),
+            temp: &temp.to_string_lossy(),
+            tree: &release.tree,
+            title: self.row.title.as_deref().unwrap_or("Karta"),
+            native: begun.native.clone(),
+            gateway: &self.address(&begun.token, service),
+            agent,
+            permission_mode,
+            thinking_budget: recipe.defaults.thinking_budget_tokens,
+            policy: FolderPolicy { hooks, mcp, denied_tools: &recipe.policy.tools.deny },
+            env: &env,
+        };
+        Ok((release.harness.command(&launch)?, release.harness.codec(&launch)?, (hooks, mcp)))
+    }
+
+    /// The machine's limits on this release.
+    pub(super) fn limits(&self, release: &Loaded) -> Limits {
+        let mut limits = self.engine.settings().limits.machine();
+        if let Some(seconds) = release.recipe().policy.caps.turn_seconds {
+            limits.turn = limits.turn.min(std::time::Duration::from_secs(seconds));
+        }
+        limits
+    }
+
+    pub(super) fn new_request(&self) -> Box<dyn FnMut() -> RequestId + Send> {
+        let ids = self.engine.clone();
+        Box::new(move || RequestId::new(ids.clock(), ids.rng()))
     }
 
     /// New, or the one that the harness has kept: looked for where the harness keeps it, so that a crash between two writes
@@ -235,12 +377,13 @@ impl Runner {
         }
     }
 
-    fn address(&self, pass: &Pass) -> GatewayAddress {
+    fn address(&self, token: &Secret, service: Option<SocketAddr>) -> GatewayAddress {
         let (provider, model, small_model) = self.engine.settings().default_model();
+        let address = service.unwrap_or_else(|| self.engine.gateway().address());
         GatewayAddress {
-            anthropic: self.engine.gateway().anthropic_url(),
-            openai: self.engine.gateway().openai_url(),
-            token: pass.token.clone(),
+            anthropic: gateway::anthropic_url(address),
+            openai: gateway::openai_url(address),
+            token: token.clone(),
             provider,
             model,
             small_model,
@@ -270,10 +413,12 @@ impl Runner {
                     "a file's name holds no folder and does not begin with a dot",
                 ));
             }
-            let Some(running) = &self.running else { continue };
+            let Some(Awake { sandbox, .. }) = self.running.as_ref().and_then(Running::awake) else {
+                continue;
+            };
             let relative = format!("uploads/{name}");
-            let path = running.sandbox.place().workspace.join(&relative);
-            running.sandbox.put(&path, &bytes).await?;
+            let path = sandbox.place().workspace.join(&relative);
+            sandbox.put(&path, &bytes).await?;
             content.push(Content::Text { text: format!("[The user attached a file: {relative}]") });
         }
         Ok(Input::Message {
@@ -282,6 +427,15 @@ impl Runner {
             agent: new.agent.clone(),
             thinking: new.thinking,
         })
+    }
+}
+
+/// The harness's program as processes of the sandbox see it.
+fn inside(program: &str, folder: Option<&Path>, seen: Option<&Path>) -> String {
+    let below = folder.and_then(|folder| Path::new(program).strip_prefix(folder).ok());
+    match (below, seen) {
+        (Some(below), Some(seen)) => seen.join(below).display().to_string(),
+        _ => program.to_owned(),
     }
 }
 

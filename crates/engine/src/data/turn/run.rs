@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use karta_harness::Input;
+use karta_sandbox::Sandbox;
 use karta_store::{AuditEntry, Commit, SessionRow, TurnChange, TurnRow};
 use karta_types::event::Answerer;
 use karta_types::message::{Answer, Content, Message};
-use karta_types::session::{Participant, PermissionMode, ReleasePin, SessionStatus, Turn, TurnState};
+use karta_types::session::{
+    Isolation, Participant, PermissionMode, ReleasePin, SessionStatus, Turn, TurnState,
+};
 use karta_types::usage::Metered;
 use karta_types::{
     Body, ErrorCode, KeyId, OrgId, Problem, ProjectId, RequestId, Seq, SessionId, SessionTokenId, Timestamp,
@@ -28,6 +31,8 @@ use crate::data::turn::admit::{OnBusy, Started};
 use crate::data::turn::machine::{Effect, Stimulus};
 use crate::data::turn::meter::Meter;
 use crate::data::turn::process::{self, Heard, Running};
+use crate::data::turn::state::Machine;
+use crate::gateway::Way;
 use crate::{Engine, Error, Result};
 
 /// Chunks of output taken in before what they say is committed together.
@@ -100,11 +105,25 @@ pub enum Order {
         /// The conversation.
         reply: oneshot::Sender<Result<Vec<Message>>>,
     },
+    /// The machine that runs now, to be read from; none if there is none, or if places outlive machines here.
+    Machine {
+        /// The machine.
+        reply: oneshot::Sender<Option<Handle>>,
+    },
     /// End: the session is being erased.
     Close {
         /// The process is gone.
         reply: oneshot::Sender<()>,
     },
+}
+
+/// A machine, to be read from.
+pub struct Handle(pub(crate) Arc<dyn Sandbox>);
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Handle").field(&self.0.id()).finish()
+    }
 }
 
 /// A turn that runs.
@@ -114,7 +133,7 @@ pub(super) struct Current {
     pub(super) started: Timestamp,
     pub(super) first_text: Option<Timestamp>,
     /// The session's last event before it.
-    head: Seq,
+    pub(super) head: Seq,
 }
 
 /// The runner of one session.
@@ -128,17 +147,23 @@ pub(super) struct Runner {
     pub(super) meter: Arc<Meter>,
     pub(super) allowance: Arc<Allowance>,
     pub(super) running: Option<Running>,
+    /// What it runs in, where that does not outlive the process by itself.
+    pub(super) machine: Option<Machine>,
     pub(super) current: Option<Current>,
     queue: VecDeque<Arc<NewTurn>>,
     history: Vec<oneshot::Sender<Result<Vec<Message>>>>,
     exhausted_to: mpsc::Sender<Box<Problem>>,
     exhausted: mpsc::Receiver<Box<Problem>>,
-    idle_since: Timestamp,
+    pub(super) idle_since: Timestamp,
     /// How long it rests before everything goes.
-    idle: Duration,
+    pub(super) idle: Duration,
     closed: bool,
     /// What the audit log is told with the next answer that is committed.
     told: Vec<AuditEntry>,
+    /// The way by which what comes out of its sandboxes comes in here.
+    pub(super) way: Way,
+    /// A turn that waits is not parked again before this.
+    pub(super) not_parked_before: Timestamp,
     /// The disk was full during this turn: what room is left is for its end, not for more words.
     muted: bool,
 }
@@ -177,12 +202,17 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         }
     };
     let (exhausted_to, exhausted) = mpsc::channel(1);
+    // Where sandboxes are kept from the network, a token is good only for what comes out of its own.
+    let kept_apart =
+        engine.driver(row.harness.as_deref().unwrap_or_default()).isolation() > Isolation::Process;
+    let way = if kept_apart { Way::Sandbox(engine.rng().next_u128()) } else { Way::Port };
     let mut runner = Runner {
         writer: Writer::new(session, row.head, "karta"),
         live: engine.hub().live(session),
         meter: Arc::default(),
         allowance: Arc::new(Allowance::new(session, &row.usage)),
         running: None,
+        machine: None,
         current: None,
         queue: VecDeque::new(),
         history: Vec::new(),
@@ -192,12 +222,18 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         idle: Duration::from_secs(engine.settings().limits.idle_seconds),
         closed: false,
         told: Vec::new(),
+        way,
+        not_parked_before: row.created_at,
         muted: false,
         row,
         home,
         engine: engine.clone(),
     };
-    let end = Box::pin(runner.serve(&mut orders)).await;
+    let end = Box::pin(async {
+        runner.begin_with_parked().await?;
+        runner.serve(&mut orders).await
+    })
+    .await;
     match end {
         Ok(()) => {}
         Err(Fatal::Fenced) => tracing::warn!(%session, "another owner took the session"),
@@ -205,9 +241,7 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
             tracing::error!(%session, error = error.chain(), "the session's runner gave up");
         }
     }
-    if let Some(running) = runner.running.take() {
-        running.end().await;
-    }
+    runner.let_go().await;
     engine.hub().retire(session, &mut orders);
 }
 
@@ -243,19 +277,30 @@ impl Runner {
             match next {
                 Next::Order(Some(order)) => self.obey(order).await?,
                 // Wanted: somebody waits for a place, and this one is not used; its session goes on natively when it is spoken to again.
-                Next::Order(None) | Next::Wanted => return Ok(()),
+                Next::Order(None) => return Ok(()),
+                Next::Wanted if self.part().await => return Ok(()),
+                Next::Wanted => {}
                 Next::Exhausted(Some(problem)) => {
                     self.step(Stimulus::BudgetExhausted(problem)).await?;
                 }
                 Next::Exhausted(None) => {}
                 Next::Heard(heard) => self.heard(heard).await?,
+                Next::Deadline if self.park_at().is_some_and(|at| self.engine.clock().now() >= at) => {
+                    self.park().await?;
+                }
+                Next::Deadline if self.pause_at().is_some_and(|at| self.engine.clock().now() >= at) => {
+                    if let Some(running) = &mut self.running {
+                        running.pause().await;
+                    }
+                }
                 Next::Deadline
                     if self.current.is_some() || self.running.as_ref().is_some_and(Running::starting) =>
                 {
                     self.step(Stimulus::Tick).await?;
                 }
+                Next::Deadline if self.rest_is_due() => self.keep_at_rest().await?,
                 Next::Deadline => {
-                    if self.idle_out() {
+                    if self.idle_out() && self.part().await {
                         return Ok(());
                     }
                 }
@@ -271,7 +316,8 @@ impl Runner {
     fn deadline(&self) -> Option<Timestamp> {
         let machine = self.running.as_ref().and_then(|running| running.machine.deadline());
         let idle = self.current.is_none().then(|| self.idle_since.plus(self.idle));
-        machine.into_iter().chain(idle).min()
+        let rests = [self.rest_at(), self.park_at(), self.pause_at()].into_iter().flatten();
+        machine.into_iter().chain(idle).chain(rests).min()
     }
 
     /// Whether nothing has happened for long enough to let everything go.
@@ -327,7 +373,16 @@ impl Runner {
                 self.step(Stimulus::Mode(mode)).await
             }
             Order::History { reply } => self.tell_history(reply).await,
+            Order::Machine { reply } => {
+                // One that stands still answers nothing; what it has is in its checkpoint.
+                let runs = !self.running.as_ref().is_some_and(Running::paused);
+                let machine = self.machine.as_ref().filter(|_| runs);
+                let _ = reply.send(machine.map(|machine| Handle(machine.sandbox.clone())));
+                Ok(())
+            }
             Order::Close { reply } => {
+                // What is in it is being erased.
+                self.machine = None;
                 if let Some(running) = self.running.take() {
                     running.end().await;
                 }
@@ -413,12 +468,8 @@ impl Runner {
             isolation: self.row.isolation,
             queued_ms: u64::try_from(now.since(new.at).as_millis()).unwrap_or(u64::MAX),
         };
-        self.writer.set_source(release.harness.id());
         self.allowance.cap(&release.recipe().policy.caps);
-        let defaults = &release.recipe().defaults;
-        self.writer.hide(&defaults.hidden_events);
-        let most = self.engine.settings().limits.idle_seconds;
-        self.idle = Duration::from_secs(defaults.idle_seconds.map_or(most, |wanted| wanted.min(most)));
+        self.begin_on(&release);
         let record = self.record(&new, TurnState::Running, Some(&release), Some(now));
         let pinned = match self.row.release_pin {
             ReleasePin::Session if self.row.pinned_version.is_none() => Some(release.row.version),
@@ -445,6 +496,37 @@ impl Runner {
             self.fail_current(&error).await?;
         }
         Ok(Ok(()))
+    }
+
+    /// What a release says about how its turns are told, and about how long its processes rest.
+    pub(super) fn begin_on(&mut self, release: &Loaded) {
+        self.writer.set_source(release.harness.id());
+        let defaults = &release.recipe().defaults;
+        self.writer.hide(&defaults.hidden_events);
+        let most = self.engine.settings().limits.idle_seconds;
+        self.idle = Duration::from_secs(defaults.idle_seconds.map_or(most, |wanted| wanted.min(most)));
+    }
+
+    /// A turn that was parked before the server was started goes on; one that can't is ended.
+    async fn begin_with_parked(&mut self) -> Result<(), Fatal> {
+        let Some(turn) = self.engine.parked_turn(self.row.id).await else { return Ok(()) };
+        match self.take_up().await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {
+                tracing::warn!(session = %self.row.id, "a parked turn does not fit what is on record")
+            }
+            Err(error) => {
+                tracing::error!(session = %self.row.id, error = error.chain(), "a parked turn can't be taken up");
+            }
+        }
+        self.running = None;
+        self.current = None;
+        self.engine.give_up(self.row.org, turn).await.map_err(Fatal::Store)?;
+        // The end was written by another hand.
+        let row = self.engine.store().session_own(self.row.org, self.row.id, self.engine.clock().now()).await;
+        self.row = row.map_err(|error| Fatal::Store(error.into()))?;
+        self.writer = Writer::new(self.row.id, self.row.head, "karta");
+        Ok(())
     }
 
     /// The process is there (again) and gets the message.
@@ -497,9 +579,13 @@ impl Runner {
             }
             Heard::Exited { status, stderr } => {
                 self.step(Stimulus::Exited { status, stderr: &stderr }).await?;
-                if let Some(running) = self.running.take() {
-                    running.end().await;
+                if self.running.as_ref().is_some_and(|running| running.awake().is_none()) {
+                    // It was killed in its sleep: what was saved is of no use any more.
+                    self.running = None;
+                    self.engine.forget_parked(self.row.id).await;
                 }
+                // A machine whose process has ended is no use; should it not be kept now, it is when the session rests.
+                self.part().await;
                 for reply in self.history.drain(..) {
                     let _ = reply.send(Err(Error::told(ErrorCode::HarnessFailed, "the harness is gone")));
                 }
@@ -563,6 +649,9 @@ impl Runner {
                 }
                 return Box::pin(self.step(Stimulus::Broken(Box::new(error.problem())))).await;
             }
+        }
+        if later.iter().any(|effect| matches!(effect, Effect::Write(_))) {
+            Box::pin(self.awaken()).await?;
         }
         for effect in later {
             if let Some(running) = &mut self.running {
@@ -728,6 +817,7 @@ impl Runner {
         self.current = None;
         self.muted = false;
         self.idle_since = self.engine.clock().now();
+        self.rest_soon();
         // Said about the turn that just ended; the next one is asked anew.
         while self.exhausted.try_recv().is_ok() {}
     }

@@ -64,6 +64,8 @@ impl Runner {
         ending: Ending,
         native: Option<String>,
     ) -> Result<(), Fatal> {
+        // Before `done`, so that what it says is over is kept; after all that the turn had to say, so that nobody waits for that.
+        let bodies = self.keep_at_end(bodies).await?;
         let Some(current) = &self.current else { return Ok(()) };
         let (id, started, first_text) = (current.new.id, current.started, current.first_text);
         let (metered, models) = self.meter.end();
@@ -145,11 +147,19 @@ impl Runner {
 
     /// The server stops: the turn ends now, and says why.
     pub(super) async fn stop_for_shutdown(&mut self) -> Result<(), Fatal> {
+        // A turn that waits for a person goes on after the start.
+        if self.park_at().is_some() {
+            self.not_parked_before = self.row.created_at;
+            self.park().await?;
+        }
+        let sleeps = self.running.as_ref().is_some_and(|running| running.awake().is_none());
         if let Some(running) = self.running.take() {
             running.end().await;
         }
         let stopped = Error::told(ErrorCode::InterruptedByRestart, "the server was stopped during the turn");
-        self.fail_current(&stopped).await?;
+        if !sleeps {
+            self.fail_current(&stopped).await?;
+        }
         while let Some(id) = self.next_queued() {
             self.fail_queued(id, &stopped).await?;
         }

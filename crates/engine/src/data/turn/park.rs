@@ -1,0 +1,272 @@
+//! A turn that waits for a person is put to sleep with its whole sandbox, and woken by whatever has to be said to the harness: an
+//! answer, an interrupt, the refusal when nobody answers in time. After a start of the server it is taken up again as it was.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use karta_harness::Transport;
+use karta_sandbox::uplink::Service;
+use karta_types::session::SessionStatus;
+use karta_types::{ErrorCode, ModelCallId, Secret, Timestamp};
+
+use super::machine::{Effect, Machine, Stimulus};
+use super::parked::{self, Record, Unfinished};
+use super::process::{Asleep, Awake, Begun, Running, State};
+use super::run::{Current, Fatal, NewTurn, Runner};
+use crate::data::transport;
+use crate::{Engine, Error, Result};
+
+/// After a failure to save a sandbox, how long until it is tried again.
+const AGAIN: Duration = Duration::from_mins(10);
+
+impl Runner {
+    /// When a process that has no turn is to be paused, if it can be.
+    pub(super) fn pause_at(&self) -> Option<Timestamp> {
+        let rests = self.current.is_none() && self.running.as_ref().is_some_and(Running::pauses);
+        let after = Duration::from_secs(self.engine.settings().limits.pause_seconds);
+        rests.then(|| self.idle_since.plus(after))
+    }
+
+    /// When the turn that waits for a person is to be put to sleep, if it can be.
+    pub(super) fn park_at(&self) -> Option<Timestamp> {
+        let running = self.running.as_ref()?;
+        let parks = running.awake().is_some_and(|awake| awake.sandbox.parks()) && !running.killed();
+        running.machine.tape().filter(|_| parks)?;
+        let rest = Duration::from_secs(self.engine.settings().limits.park_seconds);
+        let since = running.machine.still_since()?;
+        Some(since.plus(rest).max(self.not_parked_before))
+    }
+
+    /// Puts the turn that waits for a person to sleep. When that fails it goes on as it was, if it can.
+    pub(super) async fn park(&mut self) -> Result<(), Fatal> {
+        let session = self.row.id;
+        let Some(Running { state: State::Awake(awake), .. }) = &self.running else { return Ok(()) };
+        self.not_parked_before = self.engine.clock().now().plus(AGAIN);
+        let (sandbox, parked) = (awake.sandbox.clone(), self.engine.parked().clone());
+        let unfinished = match blocking(move || parked.begin(session)).await {
+            Ok(unfinished) => unfinished,
+            Err(error) => {
+                tracing::error!(%session, error = error.chain(), "a turn that waits can't be parked");
+                return Ok(());
+            }
+        };
+        self.keep_before_parking().await;
+        if let Err(error) = sandbox.park(&unfinished.machine()).await {
+            // If the sandbox ended by it, that is heard of as the end of the harness.
+            tracing::error!(%session, error = crate::error::chain(&error), "a turn that waits can't be parked");
+            return Ok(());
+        }
+        drop(sandbox);
+        self.forget_machine();
+        self.asleep(unfinished).await
+    }
+
+    /// The sandbox is saved: what was said before is heard, then the record is written.
+    async fn asleep(&mut self, unfinished: Unfinished) -> Result<(), Fatal> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let State::Awake(awake) = std::mem::replace(&mut running.state, State::Asleep(Asleep::default()))
+        else {
+            return Ok(());
+        };
+        let rest = awake.io.rest().await;
+        let now = self.engine.clock().now();
+        let mut effects = Vec::new();
+        for bytes in &rest {
+            running.machine.step(now, Stimulus::Output(bytes), &mut effects);
+        }
+        // What is to be written waits; what is to be told is told before the record says that it was.
+        let mut pending = Vec::new();
+        effects.retain(|effect| {
+            if let Effect::Write(bytes) = effect {
+                pending.push(bytes.clone());
+            }
+            !matches!(effect, Effect::Write(_))
+        });
+        if let Some(Running { state: State::Asleep(asleep), .. }) = &mut self.running {
+            asleep.pending = pending;
+        }
+        self.perform(effects).await?;
+        let kept = match self.parked_record() {
+            Some(record) => {
+                let (session, parked) = (self.row.id, self.engine.parked().clone());
+                blocking(move || {
+                    let sealed = parked.seal(session, &record)?;
+                    unfinished.keep(&sealed).map_err(|error| Error::internal("keeping a parked turn", error))
+                })
+                .await
+            }
+            None => Err(Error::told(ErrorCode::Internal, "there is no turn to park")),
+        };
+        if let Err(error) = kept {
+            // Its sandbox is gone with the folder.
+            return self.lost(&error).await;
+        }
+        tracing::debug!(session = %self.row.id, "parked a turn that waits");
+        let wanted = matches!(&self.running, Some(Running { state: State::Asleep(asleep), .. }) if !asleep.pending.is_empty());
+        if wanted { self.awaken().await } else { Ok(()) }
+    }
+
+    /// What is to be known to go on after a start of the server.
+    fn parked_record(&self) -> Option<Record> {
+        let (running, current) = (self.running.as_ref()?, self.current.as_ref()?);
+        let State::Asleep(asleep) = &running.state else { return None };
+        let tape = running.machine.tape()?;
+        let new = &current.new;
+        let place = &running.begun.place;
+        Some(Record {
+            turn: new.id,
+            key: new.key,
+            token: new.token,
+            asked_agent: new.agent.clone(),
+            participant: new.participant.clone(),
+            thinking: new.thinking,
+            at: new.at,
+            started: current.started,
+            first_text: current.first_text,
+            head: current.head,
+            version: running.version,
+            agent: running.agent.clone(),
+            native: (&running.begun.native).into(),
+            place: [place.workspace.clone(), place.home.clone(), place.temp.clone()],
+            model_token: running.begun.token.expose().clone(),
+            tape: tape.clone(),
+            pending: asleep.pending.iter().map(|bytes| parked::text(bytes)).collect(),
+        })
+    }
+
+    /// Wakes what sleeps, and writes what waited. When it can't be woken the turn fails.
+    pub(super) async fn awaken(&mut self) -> Result<(), Fatal> {
+        let sleeps = |running: &&Running| running.awake().is_none() && !running.killed();
+        if self.running.as_ref().filter(sleeps).is_none() {
+            return Ok(());
+        }
+        match self.woken().await {
+            Ok(awake) => {
+                let Some(running) = &mut self.running else { return Ok(()) };
+                let before = std::mem::replace(&mut running.state, State::Awake(Box::new(awake)));
+                if let State::Asleep(asleep) = before {
+                    for bytes in asleep.pending {
+                        running.write(bytes).await;
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => self.lost(&error).await,
+        }
+    }
+
+    /// What sleeps can't be woken: its turn ends, with what was said so far.
+    async fn lost(&mut self, error: &Error) -> Result<(), Fatal> {
+        tracing::error!(session = %self.row.id, error = error.chain(), "a parked turn can't go on");
+        if let Some(running) = &mut self.running {
+            running.kill();
+        }
+        Box::pin(self.step(Stimulus::Broken(Box::new(error.problem())))).await
+    }
+
+    async fn woken(&mut self) -> Result<Awake> {
+        let Some(running) = &self.running else {
+            return Err(Error::told(ErrorCode::HarnessFailed, "the harness is gone"));
+        };
+        let (version, token) = (running.version, running.begun.token.clone());
+        let project = self.engine.project_known(self.row.org, self.row.project).await?;
+        let release = self.engine.load(&project, version).await?;
+        let (_, harness) = self.engine.program(&release)?;
+        let (_, room) = self.engine.process_place(release.harness.id(), self.row.org).await?;
+        let spec = self.spec(&release, harness);
+        let pass = self.engine.channels().open_again(token, self.channel(), self.way);
+        let (session, parked) = (self.row.id, self.engine.parked().clone());
+        let taken = blocking(move || parked.take(session)).await?;
+        let driver = self.engine.driver(release.harness.id());
+        let revived = driver.revive(&spec, &taken.machine()).await?;
+        let sandbox: Arc<dyn karta_sandbox::Sandbox> = revived.sandbox.into();
+        let mut processes = revived.processes.into_iter();
+        let (Some(process), None) = (processes.next(), processes.next()) else {
+            return Err(Error::told(ErrorCode::HarnessFailed, "the harness did not outlive being parked"));
+        };
+        let io = transport::open(self.engine.tasks(), process, sandbox.clone(), Transport::Stdio);
+        tokio::task::spawn_blocking(move || drop(taken));
+        self.goes_on_in(sandbox.clone(), version);
+        Ok(Awake { io, sandbox, paused: false, _pass: pass, _room: room })
+    }
+
+    /// Takes up what was parked before the server was started. False if there is nothing, or it doesn't fit what is on record.
+    pub(super) async fn take_up(&mut self) -> Result<bool> {
+        let (session, parked) = (self.row.id, self.engine.parked().clone());
+        let Some(record) = blocking(move || parked.read(session)).await? else { return Ok(false) };
+        let project = self.engine.project_known(self.row.org, self.row.project).await?;
+        let release = self.engine.load(&project, record.version).await?;
+        let [workspace, home, temp] = record.place;
+        let place = karta_sandbox::Place { workspace, home, temp, harness: None };
+        let begun = Begun { native: record.native.into(), place, token: Secret::new(record.model_token) };
+        let service = Some(([127, 0, 0, 1], Service::Model.port()).into());
+        let mode = record.tape.mode();
+        let (_, codec, _) = self.launch(&release, record.agent.as_deref(), &begun, mode, service, "")?;
+        let machine: Machine = record.tape.play(codec, self.limits(&release), self.new_request());
+        let asked = self.engine.store().inputs_pending(self.row.org, Some(session), None, 1000).await?;
+        let open: Vec<_> = machine.open().collect();
+        let same = asked.len() == open.len() && asked.iter().all(|row| open.contains(&row.input.request_id));
+        if !same || !machine.busy() {
+            return Ok(false);
+        }
+        let (usage, cost, models) = self.engine.gate().used_in(self.row.org, record.turn).await?;
+        self.meter.begin(record.turn, record.version, record.key, record.token);
+        self.meter.take_back(&usage, cost, &models);
+        self.allowance.cap(&release.recipe().policy.caps);
+        self.allowance.used(ModelCallId::new(self.engine.clock(), self.engine.rng()), &usage, cost);
+        self.begin_on(&release);
+        self.current = Some(Current {
+            new: Arc::new(NewTurn {
+                id: record.turn,
+                key: record.key,
+                token: record.token,
+                seat: self.engine.seats().take_back(self.row.org, record.key),
+                content: Vec::new(),
+                agent: record.asked_agent,
+                participant: record.participant,
+                thinking: record.thinking,
+                at: record.at,
+            }),
+            started: record.started,
+            first_text: record.first_text,
+            head: record.head,
+        });
+        let pending = record.pending.iter().map(|text| parked::bytes(text).into()).collect();
+        self.running = Some(Running::asleep(
+            machine,
+            release.harness.capabilities(),
+            (record.version, record.agent),
+            begun,
+            Asleep { pending },
+        ));
+        let told = self.commit(Vec::new(), None, |commit| commit.status = Some(SessionStatus::Waiting)).await;
+        match told {
+            Ok(told) => told.map(|()| true),
+            Err(Fatal::Store(error)) => Err(error),
+            Err(Fatal::Fenced) => Ok(false),
+        }
+    }
+}
+
+impl Engine {
+    /// Removes what a session has parked.
+    pub(crate) async fn forget_parked(&self, session: karta_types::SessionId) {
+        let parked = self.parked().clone();
+        // Failures are told in the log, and tried again at the next start.
+        let _ = tokio::task::spawn_blocking(move || parked.erase(session)).await;
+    }
+
+    /// Takes up the parked turns of these sessions: from here on they wait as before, and expire.
+    pub(crate) fn take_up(&self, parked: Vec<(karta_types::OrgId, karta_types::SessionId)>) {
+        for (org, session) in parked {
+            drop(self.runner(org, session));
+        }
+    }
+}
+
+/// Runs file work where it may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::internal("working on a parked turn", error)))
+}

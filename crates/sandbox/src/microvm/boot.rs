@@ -1,0 +1,235 @@
+//! The first machine of a kind, which boots and becomes a snapshot, and the others, which begin from it.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use karta_guest::proto::message::{Prepare, Request};
+use serde::{Deserialize, Serialize};
+
+use super::command::{Accelerator, Shape};
+use super::disks::{self, at};
+use super::keys::Kind;
+use super::pool::Spare;
+use super::snapshot::Snapshot;
+use super::vm::{Drives, Origin, Vm};
+use super::{DISKS, Shared, blocking, memory};
+use crate::Error;
+use crate::guest::Link;
+use crate::image::{Image, Images};
+use crate::uplink::Nowhere;
+
+/// How long a machine may take from its kernel to the guest's first word. By software on a busy host it is seconds.
+const BOOT: Duration = Duration::from_secs(120);
+/// The same where the processor should run it: if it takes longer, it doesn't.
+const TRIAL: Duration = Duration::from_secs(10);
+/// How long a guest may take to mount its system.
+const PREPARE: Duration = Duration::from_secs(60);
+/// Memory is given in such pieces.
+const MEBIBYTE: u64 = 1 << 20;
+/// The generation of machines that become snapshots.
+const FIRST: u64 = 1;
+
+/// The image that machines are made from.
+#[derive(Debug)]
+pub(super) struct Base {
+    /// Its id.
+    pub(super) id: String,
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    disk: PathBuf,
+}
+
+impl Base {
+    /// The image in this folder, or the newest there is.
+    pub(super) fn open(images: &Images, named: Option<&Path>) -> Result<Self, Error> {
+        let image =
+            named.map_or_else(|| images.current(), Image::open).map_err(|error| disks::failed(&error))?;
+        if !image.is_current() {
+            return Err(Error::Unavailable(format!(
+                "the image `{}` was made by another Karta: run `karta image build`",
+                image.folder.display()
+            )));
+        }
+        let (kernel, initramfs, disk) = (image.kernel(), image.initramfs(), image.base());
+        Ok(Self { id: image.id(), kernel, initramfs, disk })
+    }
+}
+
+fn open(path: &Path) -> Result<OwnedFd, Error> {
+    File::open(path).map(OwnedFd::from).map_err(at("opening", path))
+}
+
+/// How machines are made here.
+pub(super) async fn shape(shared: &Shared) -> Result<Shape, Error> {
+    let (accelerator, _) = shared.accelerator.get_or_try_init(|| probe(shared)).await?;
+    Ok(sized(shared, *accelerator))
+}
+
+fn sized(shared: &Shared, accelerator: Accelerator) -> Shape {
+    let memory = (shared.limits.memory_bytes / MEBIBYTE).max(128);
+    // Emulated processors of one machine get in each other's way; of the others, as many as it may use.
+    let processors = match accelerator {
+        Accelerator::Tcg => 1,
+        Accelerator::Kvm => shared.limits.cpu_hundredths.div_ceil(100).clamp(1, 16),
+    };
+    Shape { accelerator, memory, processors }
+}
+
+/// What was found out about the processor.
+#[derive(Debug, Serialize, Deserialize)]
+struct Found {
+    /// The start of the host and the image that it was tried with.
+    with: String,
+    /// What runs machines.
+    accelerator: Accelerator,
+    /// Why not the processor.
+    why: Option<String>,
+}
+
+/// Finds out by booting whether the processor runs machines; once for each start of the host.
+async fn probe(shared: &Shared) -> Result<(Accelerator, Option<String>), Error> {
+    let base = shared.base().await?;
+    let host = shared.host().await?;
+    let start = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let with = format!("{} {} {}", start.trim(), base.id, host.version());
+    let path = shared.limits.root.join("accelerator.json");
+    let known =
+        tokio::fs::read(&path).await.ok().and_then(|text| serde_json::from_slice::<Found>(&text).ok());
+    if let Some(found) = known.filter(|found| found.with == with) {
+        return Ok((found.accelerator, found.why));
+    }
+    let why = match host.has_kvm() {
+        Err(why) => Some(why),
+        Ok(()) => {
+            let shape = Shape { memory: 256, ..sized(shared, Accelerator::Kvm) };
+            match booted(shared, shape, None, None, TRIAL).await {
+                Ok((mut vm, ..)) => {
+                    vm.end().await;
+                    None
+                }
+                Err(error) => Some(format!("a trial machine did not boot with /dev/kvm ({error})")),
+            }
+        }
+    };
+    let accelerator = if why.is_none() { Accelerator::Kvm } else { Accelerator::Tcg };
+    let found = Found { with, accelerator, why };
+    // If it can't be noted, it is found out again.
+    let _ = tokio::fs::create_dir_all(&shared.limits.root).await;
+    let _ = tokio::fs::write(&path, serde_json::to_vec(&found).unwrap_or_default()).await;
+    Ok((accelerator, found.why))
+}
+
+/// A machine that has booted, with its guest's link and its memory.
+async fn booted(
+    shared: &Shared,
+    shape: Shape,
+    harness: Option<&Path>,
+    session: Option<&Path>,
+    patience: Duration,
+) -> Result<(Vm, Link, File), Error> {
+    let base = shared.base().await?;
+    let folder = shared.disks.root().to_owned();
+    let (harness, session) = (harness.map(Path::to_owned), session.map(Path::to_owned));
+    let (origin, drives, ram) = blocking(move || {
+        let ram = memory::create(shape.memory * MEBIBYTE)
+            .map_err(|error| Error::Unavailable(format!("there is no memory for a machine ({error})")))?;
+        let release = disks::unnamed(&folder)?;
+        release.set_len(disks::RELEASE).map_err(at("making a disk in", &folder))?;
+        let state = disks::unnamed(&folder)?;
+        match &session {
+            Some(template) => disks::copy(template, &state)?,
+            None => state.set_len(MEBIBYTE).map_err(at("making a disk in", &folder))?,
+        }
+        let empty = || -> Result<OwnedFd, Error> {
+            let file = disks::unnamed(&folder)?;
+            file.set_len(MEBIBYTE).map_err(at("making a disk in", &folder))?;
+            disks::read_only(&file).map_err(at("making a disk in", &folder))
+        };
+        let drives = Drives {
+            base: open(&base.disk)?,
+            harness: harness.as_deref().map_or_else(empty, open)?,
+            release: disks::read_only(&release).map_err(at("making a disk in", &folder))?,
+            session: state.into(),
+        };
+        let origin = Origin::Boot { kernel: open(&base.kernel)?, initramfs: open(&base.initramfs)? };
+        Ok((origin, drives, ram))
+    })
+    .await?;
+    let given = memory::another(&ram)
+        .map_err(|error| Error::Unavailable(format!("there is no memory for a machine ({error})")))?;
+    let mut vm = Vm::start(shared.host().await?, shape, origin, given, drives).await?;
+    let stream = vm.take_guest()?;
+    let link = Link::start(stream, FIRST, Arc::new(Nowhere));
+    if let Err(error) = link.hello(patience).await {
+        return Err(vm.failed(error).await);
+    }
+    Ok((vm, link, ram))
+}
+
+/// The snapshot of a kind: read, or made by booting a machine.
+pub(super) async fn snapshot(shared: &Shared, kind: &Kind) -> Result<Arc<Snapshot>, Error> {
+    let folder = shared.limits.root.join("snapshots").join(&kind.key);
+    let reading = folder.clone();
+    if let Some(snapshot) = blocking(move || Snapshot::load(&reading)).await? {
+        return Ok(Arc::new(snapshot));
+    }
+    let (vm, link, ram) =
+        booted(shared, kind.shape, kind.harness.as_deref(), Some(&kind.session), BOOT).await?;
+    let prepare =
+        Prepare { base: DISKS[0].to_owned(), harness: kind.harness.as_ref().map(|_| DISKS[1].to_owned()) };
+    link.request(&Request::Prepare(prepare), PREPARE).await?;
+    link.request(&Request::Sync, PREPARE).await?;
+    let state = File::from(
+        rustix::fs::memfd_create(c"guest-state", rustix::fs::MemfdFlags::CLOEXEC)
+            .map_err(|error| Error::Unavailable(format!("there is no memory for a snapshot ({error})")))?,
+    );
+    vm.freeze(&state).await?;
+    drop(link);
+    let snapshot = blocking(move || {
+        let snapshot = Arc::new(Snapshot::of(ram, &state)?);
+        if let Err(error) = snapshot.save(&folder) {
+            // It can be used; the next start of the server makes it again.
+            tracing::warn!(error = crate::chain(&error), "a snapshot could not be kept on disk");
+        }
+        Ok(snapshot)
+    })
+    .await?;
+    Ok(snapshot)
+}
+
+/// A machine of a kind, from its snapshot.
+pub(super) async fn restore(shared: &Shared, kind: &Kind, snapshot: &Arc<Snapshot>) -> Result<Spare, Error> {
+    let base = shared.base().await?;
+    let folder = shared.disks.root().to_owned();
+    let (snapshot, kind) = (Arc::clone(snapshot), kind.clone());
+    let shape = kind.shape;
+    let (origin, memory, drives, release) = blocking(move || {
+        let failed = |error| Error::Unavailable(format!("there is no memory for a machine ({error})"));
+        let release = disks::unnamed(&folder)?;
+        release.set_len(disks::RELEASE).map_err(at("making a disk in", &folder))?;
+        let session = disks::unnamed(&folder)?;
+        disks::copy(&kind.session, &session)?;
+        let harness = match &kind.harness {
+            Some(path) => open(path)?,
+            None => {
+                let file = disks::unnamed(&folder)?;
+                file.set_len(MEBIBYTE).map_err(at("making a disk in", &folder))?;
+                disks::read_only(&file).map_err(at("making a disk in", &folder))?
+            }
+        };
+        let drives = Drives {
+            base: open(&base.disk)?,
+            harness,
+            release: disks::read_only(&release).map_err(at("making a disk in", &folder))?,
+            session: session.into(),
+        };
+        let origin = Origin::State(snapshot.state().map_err(failed)?);
+        Ok((origin, snapshot.memory().map_err(failed)?, drives, release))
+    })
+    .await?;
+    let vm = Vm::start(shared.host().await?, shape, origin, memory, drives).await?;
+    Ok(Spare { vm, release })
+}

@@ -1,0 +1,258 @@
+//! Puts the VMM into its jail: ids, namespaces and a control group of its own, none of the host's files but programs, no network,
+//! no powers, and a filter of system calls under its own.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use karta_guest::jail::{Ids, Item, Limit, Plan, Range};
+use tokio::io::AsyncReadExt as _;
+
+use crate::Error;
+use crate::cgroup::{Group, Quota, Tree};
+use crate::ids::{Lease, Users};
+use crate::image::{Need, Tool, find_program};
+use crate::jail::{Given, Jail, Launcher, Output};
+use crate::limits::Machines;
+use crate::namespace::root::{Owners, base};
+
+/// The VMM.
+const QEMU: Need = Need {
+    program: "qemu-system-x86_64",
+    purpose: "virtual machines are run by it",
+    package: "qemu-system-x86",
+};
+/// What a VMM needs beside the memory of its guest: its own, and translated code under software emulation.
+const OVERHEAD: u64 = 768 << 20;
+/// Threads of a VMM.
+const THREADS: u32 = 64;
+/// The id that a VMM runs as, inside its jail.
+const USER: u32 = 1000;
+/// How much is kept of what a VMM prints.
+const SAID: u64 = 2048;
+/// Where the processor's virtualisation is.
+const KVM: &str = "/dev/kvm";
+
+/// What the names of control groups of VMMs begin with; the server's process and a number follow.
+const GROUP: &str = "vm-";
+
+/// A VMM to start.
+#[derive(Debug)]
+pub(super) struct Launch {
+    /// Its arguments.
+    pub(super) arguments: Vec<OsString>,
+    /// What it is given, with the numbers under which it has it.
+    pub(super) descriptors: Vec<(u32, OwnedFd)>,
+    /// The guest's memory in MiB.
+    pub(super) memory: u64,
+}
+
+/// What starts VMMs here.
+#[derive(Debug)]
+pub(super) struct Host {
+    program: PathBuf,
+    version: String,
+    launcher: Launcher,
+    tree: Option<Tree>,
+    filter: Vec<u8>,
+    privileged: bool,
+    users: Arc<Users>,
+    cpu: u32,
+    started: AtomicU64,
+}
+
+impl Host {
+    /// Finds the VMM and what confines it.
+    pub(super) async fn new(limits: &Machines) -> Result<Self, Error> {
+        let missing = |error| super::disks::failed(&error);
+        let program = find_program(QEMU.program).ok_or_else(|| {
+            missing(crate::image::Error::Missing {
+                program: QEMU.program,
+                purpose: QEMU.purpose,
+                package: QEMU.package,
+            })
+        })?;
+        let asked = Tool::new(QEMU).map_err(missing)?.arg("--version");
+        let said =
+            asked.run("asking QEMU for its version", Duration::from_secs(20)).await.map_err(missing)?;
+        let version = said.lines().next().unwrap_or_default().chars().take(128).collect();
+        let privileged = rustix::process::geteuid().is_root();
+        let tree = match Tree::find() {
+            Ok(tree) => Some(tree),
+            // Without root's powers the host may give none; with them something is wrong.
+            Err(error) if privileged => return Err(error),
+            Err(_) => None,
+        };
+        Ok(Self {
+            program,
+            version,
+            launcher: Launcher::new()?,
+            tree,
+            filter: crate::seccomp::machine()?,
+            privileged,
+            users: Users::new(limits),
+            started: AtomicU64::new(0),
+            cpu: limits.cpu_hundredths,
+        })
+    }
+
+    /// Which QEMU it is.
+    pub(super) fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Whether there is virtualisation by the processor to try; why not, if not.
+    pub(super) fn has_kvm(&self) -> Result<(), String> {
+        match std::fs::OpenOptions::new().read(true).write(true).open(KVM) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!(
+                "`{KVM}` can't be opened ({error}); run the server where it can, on a host with it"
+            )),
+        }
+    }
+
+    /// Removes the control groups of servers that are gone. Answers how many there were. It may block.
+    pub(super) fn sweep(&self) -> usize {
+        let Some(tree) = &self.tree else { return 0 };
+        let left = tree.found(GROUP).into_iter().filter(|(name, _)| {
+            let server =
+                name.strip_prefix(GROUP).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+            server.is_none_or(|pid| pid != std::process::id() && !Path::new(&format!("/proc/{pid}")).exists())
+        });
+        left.filter(|(_, group)| group.remove()).count()
+    }
+
+    /// Starts a VMM.
+    pub(super) async fn start(&self, launch: Launch) -> Result<Running, Error> {
+        let Launch { arguments, descriptors, memory } = launch;
+        let lease = self.users.take()?;
+        let group = match &self.tree {
+            Some(tree) => {
+                let quota = Quota {
+                    memory: (memory << 20).saturating_add(OVERHEAD),
+                    processes: THREADS,
+                    // What emulates a machine works beside it.
+                    cpu: self.cpu.saturating_add(50),
+                };
+                let number = self.started.fetch_add(1, Ordering::Relaxed);
+                let (tree, name) = (tree.clone(), format!("{GROUP}{}-{number}", std::process::id()));
+                match super::blocking(move || tree.create(&name, quota)).await {
+                    Ok(group) => Some(group),
+                    Err(error) if self.privileged => return Err(error),
+                    Err(_) => None,
+                }
+            }
+            None => None,
+        };
+        let plan = self.plan(&lease, group.as_ref(), arguments, &descriptors)?;
+        let descriptors = descriptors.into_iter().map(|(_, descriptor)| descriptor).collect();
+        // Nobody else is this user before everything in the jail has ended.
+        let given = Given { descriptors, group, afterwards: Some(Box::new(move || drop(lease))) };
+        let (jail, output) = self.launcher.start(&plan, given).await?;
+        Ok(Running { jail, output })
+    }
+
+    fn plan(
+        &self,
+        lease: &Lease,
+        group: Option<&Group>,
+        arguments: Vec<OsString>,
+        descriptors: &[(u32, OwnedFd)],
+    ) -> Result<Plan, Error> {
+        let me =
+            Ids { user: rustix::process::geteuid().as_raw(), group: rustix::process::getegid().as_raw() };
+        let (owners, range) = if self.privileged {
+            let user = u16::try_from(USER).unwrap_or_default();
+            (Owners { root: lease.id(0), agent: lease.id(user) }, [lease.range(), lease.range()])
+        } else {
+            let only = Ids { user: USER, group: USER };
+            let one = |outside| Range { inside: USER, outside, count: 1 };
+            (Owners { root: only, agent: only }, [one(me.user), one(me.group)])
+        };
+        let mut items = base(None, owners)?;
+        if Path::new(KVM).exists() {
+            items.push(Item::Bind {
+                from: KVM.into(),
+                to: KVM.into(),
+                writable: true,
+                devices: true,
+                ids: None,
+            });
+        }
+        let mut line = vec![QEMU.program.as_bytes().to_vec()];
+        line.extend(arguments.into_iter().map(OsStringExt::into_vec));
+        Ok(Plan {
+            privileged: self.privileged,
+            name: "machine".to_owned(),
+            groups: group.map(|group| group.folders().to_vec()).unwrap_or_default(),
+            users: vec![range[0]],
+            members: vec![range[1]],
+            user: USER,
+            group: USER,
+            root: 1 << 20,
+            items,
+            capabilities: 0,
+            reaper: true,
+            program: Some(self.program.clone()),
+            arguments: line,
+            environment: vec![b"PATH=/usr/bin:/bin".to_vec(), b"LC_ALL=C.UTF-8".to_vec()],
+            folder: "/".into(),
+            descriptors: descriptors.iter().map(|(number, _)| Some(*number)).collect(),
+            limits: vec![
+                Limit { resource: limit(libc::RLIMIT_CORE), most: 0 },
+                Limit { resource: limit(libc::RLIMIT_NOFILE), most: 256 },
+            ],
+            access: None,
+            filter: self.filter.clone(),
+        })
+    }
+}
+
+fn limit(resource: libc::__rlimit_resource_t) -> u32 {
+    resource
+}
+
+/// A VMM that runs. Dropping it kills it.
+#[derive(Debug)]
+pub(super) struct Running {
+    jail: Jail,
+    output: Output,
+}
+
+impl Running {
+    /// Waits for the end of everything in its jail, and answers how it ended and what it printed.
+    pub(super) async fn ended(&mut self) -> String {
+        let exit = self.jail.wait().await;
+        let mut said = Vec::new();
+        // All that could write has ended.
+        let _ = (&mut self.output.stderr).take(SAID).read_to_end(&mut said).await;
+        let said = String::from_utf8_lossy(&said);
+        let said: String =
+            said.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+        let how = match (exit.status, exit.signal) {
+            (Some(status), _) => format!("status {status}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "for an unknown reason".to_owned(),
+        };
+        format!("{how} {}", said.trim()).trim().to_owned()
+    }
+
+    /// Kills it at once.
+    pub(super) fn kill(&mut self) {
+        self.jail.kill();
+    }
+
+    /// Whether it has not ended.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.jail.ended()
+    }
+
+    /// The first process of its jail, as the host counts.
+    pub(super) fn pid(&self) -> u32 {
+        self.jail.pid()
+    }
+}

@@ -1,0 +1,329 @@
+//! The driver `microvm`: each session in a virtual machine of its own.
+//!
+//! A machine begins as a copy of a snapshot: it has booted, its system is mounted, the harness is in its memory. The copy shares
+//! that memory with all others until it writes. Before anything of a session runs in it, it is told who it is: new randomness,
+//! name, id and time. It has no network; all that goes in and out is one stream, see [`crate::guest`].
+//!
+//! Nothing of a machine has a name on the host: its disks are files without one, its memory and streams are descriptors. So
+//! nothing is left when its VMM ends, and the VMM ends with the server.
+
+mod boot;
+mod command;
+mod disks;
+mod keys;
+mod launch;
+mod memory;
+mod pool;
+mod qmp;
+mod snapshot;
+mod vm;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::FutureExt as _;
+use karta_guest::proto::message::{Configure, Request, Workspace};
+use karta_types::session::Isolation;
+use karta_types::{Clock, Rng, SandboxId, SessionId};
+use tokio::sync::OnceCell;
+
+use crate::guest::{GuestSandbox, Link, Setup, WeakSandbox};
+use crate::image::Images;
+use crate::limits::Machines;
+use crate::{Error, Place, Sandbox as _, Spec};
+use boot::Base;
+use command::Accelerator;
+use disks::Disks;
+use keys::{Key, Kind};
+use launch::Host;
+use pool::{Pool, Spare};
+use snapshot::Snapshot;
+use vm::Kept;
+
+/// How long a guest may take to become a session's: it mounts two disks and starts nothing.
+const CONFIGURE: Duration = Duration::from_secs(60);
+/// The disks by their names in a guest, in the order of the command line.
+pub(super) const DISKS: [&str; 4] = ["vda", "vdb", "vdc", "vdd"];
+
+/// Runs each session in a virtual machine.
+pub struct Driver {
+    shared: Arc<Shared>,
+}
+
+/// What the driver and its background work have in common.
+pub(super) struct Shared {
+    limits: Machines,
+    disks: Disks,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+    host: OnceCell<Host>,
+    base: OnceCell<Arc<Base>>,
+    accelerator: OnceCell<(Accelerator, Option<String>)>,
+    snapshots: Mutex<HashMap<Key, Arc<OnceCell<Arc<Snapshot>>>>>,
+    kinds: keys::Known,
+    pool: Pool,
+    running: Mutex<HashMap<SessionId, Running>>,
+    lanes: Mutex<HashMap<SessionId, Weak<tokio::sync::Mutex<()>>>>,
+    generation: AtomicU64,
+}
+
+/// A session's machine.
+struct Running {
+    digest: String,
+    sandbox: WeakSandbox,
+}
+
+/// A panic elsewhere leaves these plain tables whole, so a poisoned lock is as good as any.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs file work where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::Unavailable(format!("working with files was cut off ({error})"))))
+}
+
+impl Driver {
+    /// A driver with these limits. Nothing is looked at before it is needed.
+    pub fn new(limits: Machines, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Self {
+        let root = std::path::absolute(&limits.root).unwrap_or_else(|_| limits.root.clone());
+        // Later than any generation of an earlier server on the same machines.
+        let first = u64::try_from(clock.now().as_micros()).unwrap_or(0).max(1);
+        Self {
+            shared: Arc::new(Shared {
+                disks: Disks::new(root.join("disks")),
+                limits: Machines { root, ..limits },
+                clock,
+                rng,
+                host: OnceCell::new(),
+                base: OnceCell::new(),
+                accelerator: OnceCell::new(),
+                snapshots: Mutex::default(),
+                kinds: keys::Known::default(),
+                pool: Pool::default(),
+                running: Mutex::default(),
+                lanes: Mutex::default(),
+                generation: AtomicU64::new(first),
+            }),
+        }
+    }
+}
+
+impl Shared {
+    async fn host(&self) -> Result<&Host, Error> {
+        self.host.get_or_try_init(|| Host::new(&self.limits)).await
+    }
+
+    async fn base(&self) -> Result<Arc<Base>, Error> {
+        let open = || async {
+            let (images, named) = (Images::new(self.limits.images.clone()), self.limits.image.clone());
+            blocking(move || Base::open(&images, named.as_deref()).map(Arc::new)).await
+        };
+        self.base.get_or_try_init(open).await.cloned()
+    }
+
+    /// The session's turn: its machine is made, found and removed by one at a time.
+    fn lane(&self, session: SessionId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut lanes = lock(&self.lanes);
+        if let Some(lane) = lanes.get(&session).and_then(Weak::upgrade) {
+            return lane;
+        }
+        if lanes.len() == lanes.capacity() {
+            lanes.retain(|_, lane| lane.strong_count() > 0);
+        }
+        let lane = Arc::default();
+        lanes.insert(session, Arc::downgrade(&lane));
+        lane
+    }
+
+    fn running(&self, session: SessionId) -> Option<(String, GuestSandbox)> {
+        let mut running = lock(&self.running);
+        let known = running.get(&session)?;
+        let found = known.sandbox.upgrade().map(|sandbox| (known.digest.clone(), sandbox));
+        if found.is_none() {
+            running.remove(&session);
+        }
+        found
+    }
+
+    /// The snapshot of this kind: made once, by whoever is first.
+    async fn snapshot(&self, kind: &Kind) -> Result<Arc<Snapshot>, Error> {
+        let cell = Arc::clone(lock(&self.snapshots).entry(kind.key.clone()).or_default());
+        let made = cell.get_or_try_init(|| boot::snapshot(self, kind)).await;
+        made.cloned()
+    }
+
+    /// A machine that nobody has, of this kind.
+    async fn spare(self: &Arc<Self>, kind: &Kind) -> Result<Spare, Error> {
+        if let Some(spare) = self.pool.take(&kind.key) {
+            return Ok(spare);
+        }
+        let snapshot = self.snapshot(kind).await?;
+        boot::restore(self, kind, &snapshot).await
+    }
+
+    /// Makes a machine a session's.
+    async fn make(self: &Arc<Self>, spec: &Spec) -> Result<GuestSandbox, Error> {
+        let kind = keys::kind(self, spec.harness.as_deref()).await?;
+        let (spare, release) =
+            tokio::try_join!(self.spare(&kind), self.disks.release(&spec.release, &spec.digest))?;
+        pool::refill(self, &kind);
+        let Spare { vm, release: disk } = spare;
+        blocking(move || disks::copy(&release, &disk)).await?;
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        let (running, control, stream) = vm.into_parts()?;
+        let link = Link::start(stream, generation, Arc::clone(&spec.uplink));
+        let machine = Kept::new(running, control, link.clone(), Arc::clone(&self.clock), ());
+        let notes = link.request(&Request::Configure(self.identity()?), CONFIGURE).await?;
+        if !notes.is_empty() {
+            tracing::warn!(session = %spec.session, ?notes, "a virtual machine works, but not as it should");
+        }
+        Ok(GuestSandbox::new(Setup {
+            id: SandboxId::new(&*self.clock, &*self.rng),
+            place: place(kind.harness.is_some()),
+            link,
+            machine: Box::new(machine),
+            kept: Vec::new(),
+            fresh: true,
+            services: std::net::Ipv4Addr::LOCALHOST,
+        }))
+    }
+
+    /// Who a machine is: never the same twice.
+    fn identity(&self) -> Result<Configure, Error> {
+        let mut entropy = vec![0; 256];
+        self.rng.fill(&mut entropy);
+        let mut machine = [0; 16];
+        self.rng.fill(&mut machine);
+        let mut name = [0; 6];
+        self.rng.fill(&mut name);
+        Ok(Configure {
+            entropy,
+            machine,
+            name: format!("karta-{}", crate::image::hex(&name)),
+            clock: self.clock.now().as_micros().saturating_mul(1000),
+            release: Some(DISKS[2].to_owned()),
+            state: Some(DISKS[3].to_owned()),
+            workspace: Workspace::Overlay,
+            temp: self.limits.temp_bytes,
+            files: self.limits.open_files,
+            processes: u64::from(self.limits.processes),
+            filter: crate::seccomp::session()?,
+            landlock: true,
+        })
+    }
+}
+
+/// Where everything is inside.
+fn place(harness: bool) -> Place {
+    Place {
+        workspace: PathBuf::from("/workspace"),
+        home: PathBuf::from("/home/agent"),
+        temp: PathBuf::from("/tmp"),
+        harness: harness.then(|| PathBuf::from("/opt/harness")),
+    }
+}
+
+#[async_trait]
+impl crate::Driver for Driver {
+    fn id(&self) -> &'static str {
+        "microvm"
+    }
+
+    fn isolation(&self) -> Isolation {
+        Isolation::Microvm
+    }
+
+    fn keeps(&self) -> bool {
+        false
+    }
+
+    /// Boots a machine, if none of this kind has booted yet.
+    async fn check(&self) -> Result<(), Error> {
+        let kind = keys::kind(&self.shared, None).await?;
+        let snapshot = self.shared.snapshot(&kind).await?;
+        let mut spare = boot::restore(&self.shared, &kind, &snapshot).await?;
+        spare.vm.end().await;
+        Ok(())
+    }
+
+    async fn notes(&self) -> Vec<String> {
+        match self.shared.accelerator.get() {
+            Some((Accelerator::Tcg, why)) => vec![format!(
+                "virtual machines run by SOFTWARE EMULATION, ten to thirty times slower than by the processor: {}",
+                why.as_deref().unwrap_or("the host has no virtualisation")
+            )],
+            _ => Vec::new(),
+        }
+    }
+
+    async fn acquire(&self, spec: &Spec) -> Result<Box<dyn crate::Sandbox>, Error> {
+        let shared = &self.shared;
+        let lane = shared.lane(spec.session);
+        let _turn = lane.lock().await;
+        if let Some((digest, sandbox)) = shared.running(spec.session) {
+            let alive = sandbox.link().ended().now_or_never().is_none();
+            if alive && digest == spec.digest {
+                return Ok(Box::new(sandbox));
+            }
+            if alive && sandbox.handles() > 1 {
+                return Err(Error::Unavailable(
+                    "the session's machine runs on another release and is in use: close it first".to_owned(),
+                ));
+            }
+            sandbox.close().await?;
+        }
+        let sandbox = shared.make(spec).await?;
+        let running = Running { digest: spec.digest.clone(), sandbox: sandbox.downgrade() };
+        let mut table = lock(&shared.running);
+        if table.len() == table.capacity() {
+            table.retain(|_, running| running.sandbox.upgrade().is_some());
+        }
+        table.insert(spec.session, running);
+        Ok(Box::new(sandbox))
+    }
+
+    async fn erase(&self, session: SessionId) -> Result<(), Error> {
+        let lane = self.shared.lane(session);
+        let _turn = lane.lock().await;
+        if let Some((_, sandbox)) = self.shared.running(session) {
+            sandbox.close().await?;
+        }
+        lock(&self.shared.running).remove(&session);
+        Ok(())
+    }
+
+    /// Machines of a crashed server have ended with it, and their disks have no names. What can be left is half-made files.
+    async fn reap(
+        &self,
+        keep: &(dyn for<'a> Fn(&'a SessionId) -> bool + Send + Sync),
+    ) -> Result<usize, Error> {
+        let disks = self.shared.disks.clone();
+        blocking(move || disks.sweep()).await?;
+        let sweeping = Arc::clone(&self.shared);
+        if self.shared.host().await.is_ok() {
+            let swept = blocking(move || Ok(sweeping.host.get().map_or(0, Host::sweep))).await?;
+            if swept > 0 {
+                tracing::info!(swept, "removed the control groups of virtual machines that a crash had left");
+            }
+        }
+        let unknown: Vec<_> =
+            lock(&self.shared.running).keys().filter(|session| !keep(session)).copied().collect();
+        let mut ended = 0;
+        for session in unknown {
+            if self.shared.running(session).is_some() {
+                ended += 1;
+            }
+            self.erase(session).await?;
+        }
+        Ok(ended)
+    }
+}

@@ -1,0 +1,116 @@
+//! A guest that falls silent and goes on with another host.
+
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream as NativeStream;
+use std::path::Path;
+
+use async_trait::async_trait;
+use karta_sandbox::guest::{Machine, adopt};
+use karta_sandbox::{Process, Sandbox as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+use crate::support::{line, script};
+
+/// A child process that is "saved" by leaving it alone.
+struct Left(Arc<Agent>);
+
+#[async_trait]
+impl Machine for Left {
+    async fn pause(&self) -> Result<(), Error> {
+        self.0.pause().await
+    }
+
+    async fn wake(&self) -> Result<(), Error> {
+        self.0.wake().await
+    }
+
+    fn saves(&self) -> bool {
+        true
+    }
+
+    async fn save(&self, into: &Path) -> Result<(), Error> {
+        if into.exists() {
+            return Err(Error::Unavailable("it is there already".to_owned()));
+        }
+        std::fs::create_dir(into).unwrap();
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        self.0.close().await
+    }
+}
+
+async fn begin(sandbox: &GuestSandbox, text: &str) -> Process {
+    sandbox.spawn(&script(sandbox, text)).await.unwrap()
+}
+
+#[tokio::test]
+async fn programs_go_on_with_another_host() {
+    let world = World::new();
+    let (channel, machine, services) = agent(world.folder.path());
+    let machine = Arc::new(machine);
+    let again = channel.as_fd().try_clone_to_owned().unwrap();
+    let (uplink, mut taken) = Taken::new();
+    let link = Link::start(channel, 1, uplink);
+    link.hello(PATIENCE).await.unwrap();
+    link.request(&Request::Configure(configure()), PATIENCE).await.unwrap();
+    let at = |path: &str| -> PathBuf { world.folder.path().join(path) };
+    let sandbox = GuestSandbox::new(Setup {
+        id: SandboxId::new(&*clock(), &*rng()),
+        place: Place { workspace: at("workspace"), home: at("home/agent"), temp: at("tmp"), harness: None },
+        link,
+        machine: Box::new(Left(Arc::clone(&machine))),
+        kept: Vec::new(),
+        fresh: true,
+        services,
+    });
+    let mut echo = begin(&sandbox, "exec cat").await;
+    let mut asks = begin(&sandbox, "echo early; read x; echo got $x; exec >&-; exit 3").await;
+    let mut gone = begin(&sandbox, "echo over").await;
+    assert_eq!(line(&mut gone).await, "over");
+    gone.control.wait().await;
+    drop(gone);
+    echo.stdin.write_all(b"one\n").await.unwrap();
+    assert_eq!(line(&mut echo).await, "one");
+    // A connection to a service does not outlive its host.
+    let call = format!(
+        "exec perl -MIO::Socket -e '$|=1; $s=IO::Socket::INET->new(\"{services}:4180\") or die; <$s>; print \"cut\\n\"'"
+    );
+    let calls = begin(&sandbox, &call).await;
+    let stream = tokio::time::timeout(PATIENCE, taken.recv()).await.expect("it connects").unwrap();
+
+    // What can't be saved goes on.
+    assert!(sandbox.park(world.folder.path()).await.is_err());
+    echo.stdin.write_all(b"still\n").await.unwrap();
+    assert_eq!(line(&mut echo).await, "still");
+
+    assert!(sandbox.parks());
+    sandbox.park(&world.folder.path().join("saved")).await.unwrap();
+    assert_eq!(line(&mut asks).await, "early", "what was said before is heard");
+    assert!(sandbox.spawn(&script(&sandbox, "true")).await.is_err(), "there is nothing to start it in");
+    drop((echo, asks, calls, sandbox, stream));
+
+    let channel = UnixStream::from_std(NativeStream::from(again)).unwrap();
+    let (uplink, mut taken) = Taken::new();
+    let (link, processes) = adopt(channel, 2, uplink, 0).await.unwrap();
+    let [mut echo, mut asks, mut calls]: [Process; 3] = processes.try_into().expect("three ran");
+    echo.stdin.write_all(b"two\n").await.unwrap();
+    assert_eq!(line(&mut echo).await, "two");
+    asks.stdin.write_all(b"late\n").await.unwrap();
+    assert_eq!(line(&mut asks).await, "got late");
+    assert_eq!(asks.control.wait().await.status, Some(3));
+    while line(&mut calls).await != "cut" {}
+    assert!(taken.try_recv().is_err());
+    // Much in both directions: what was granted before is not counted twice.
+    let many = format!("{}\n", "x".repeat(1 << 20));
+    let Process { mut stdin, mut stdout, .. } = echo;
+    let mut back = vec![0; many.len()];
+    let (sent, read) = tokio::join!(stdin.write_all(many.as_bytes()), stdout.read_exact(&mut back));
+    sent.unwrap();
+    read.unwrap();
+    assert!(back == many.as_bytes());
+    link.close("the test is over");
+    machine.close().await.unwrap();
+}
