@@ -8,3 +8,4 @@ pub mod beneath;
 pub mod jail;
 pub mod paths;
 pub mod proto;
+pub mod remove;

@@ -16,8 +16,7 @@ fn main() -> ExitCode {
     match arguments.split_first().and_then(|(verb, rest)| Some((verb.to_str()?, rest))) {
         Some(("jail", [])) => karta_guest::jail::launch::main(),
         Some(("serve", rest)) => agent::serve(rest),
-        Some(("init", [])) if first => agent::init(),
-        None if first => agent::init(),
+        Some(("init", [])) | None if first => agent::init(),
         Some(("version", [])) => ExitCode::SUCCESS,
         _ => ExitCode::from(USAGE),
     }

@@ -20,6 +20,22 @@ pub fn plain(path: &Path) -> Option<PathBuf> {
     (!clean.as_os_str().is_empty()).then_some(clean)
 }
 
+/// Whether a link in the folder `at` stays in the tree. Steps up may only come first: they leave from a real folder; after a name,
+/// which may be a link itself, a step up could lead anywhere.
+pub fn stays(at: &Path, target: &Path) -> bool {
+    let mut above = at.components().count();
+    let mut named = false;
+    for part in target.components() {
+        match part {
+            Component::Normal(_) => named = true,
+            Component::CurDir => {}
+            Component::ParentDir if !named && above > 0 => above -= 1,
+            _ => return false,
+        }
+    }
+    true
+}
+
 /// A pattern of folder levels; a level may hold one `*`, which stands for any characters of that one name.
 #[derive(Debug)]
 pub struct Pattern(pub Vec<Level>);
@@ -112,5 +128,17 @@ mod tests {
         for bad in ["../x", "a/../../b", "/etc/passwd", "", "**", "a*b*c"] {
             assert!(Pattern::parse(Path::new(bad)).is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn links_may_not_lead_out() {
+        let at = Path::new("a/b");
+        for good in ["x", "./x", "../x", "../../x/y", "../.."] {
+            assert!(stays(at, Path::new(good)), "{good}");
+        }
+        for bad in ["/etc/passwd", "../../../x", "x/../y", "../x/../../../y"] {
+            assert!(!stays(at, Path::new(bad)), "{bad}");
+        }
+        assert!(!stays(Path::new(""), Path::new("..")));
     }
 }

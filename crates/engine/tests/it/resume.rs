@@ -21,8 +21,7 @@ impl Installation {
         let home = tempfile::tempdir().unwrap();
         let app = home.path().join("app");
         std::fs::create_dir_all(&app).unwrap();
-        let script =
-            r#"{"turns": [{"match": "slow", "steps": [{"wait_ms": 60000}]}, {"steps": [{"say": "heard"}]}]}"#;
+        let script = r#"{"history": true, "turns": [{"steps": [{"say": "heard"}]}]}"#;
         std::fs::write(app.join("karta.script.json"), script).unwrap();
         Self(home)
     }
@@ -132,13 +131,13 @@ fn a_session_goes_on_on_another_host() {
         let engine = open(installation.settings("one")).await;
         let (org, session) = begin(&engine, &installation).await;
         let data = base64::engine::general_purpose::STANDARD.encode(b"a file of the user");
-        let file = Content::File { name: "notes.txt".to_owned(), mime_type: "text/plain".to_owned(), data };
+        let file = Content::File { name: "notes.txt".to_owned(), media_type: None, data };
         let mut content = text("remember this");
         content.push(file);
         let events = say(&engine, org, session, content).await;
         assert!(systems(&events).is_empty(), "{events:?}");
         let told = history(&engine, org, session).await;
-        assert!(told.contains("remember this"));
+        assert!(told.contains("remember this"), "{told}");
         (org, session, told)
     });
     // At once after `done`.
@@ -197,7 +196,7 @@ async fn what_was_made_outlives_the_machine_and_a_destroyed_key_does_not_let_it(
     let told = history(&engine, org, session).await;
     assert!(told.contains("third") && !told.contains("first"), "{told}");
     let who = Principal::system(org);
-    let audit = engine.audit(&who, Default::default(), None, 50).await.unwrap();
+    let audit = engine.audit(&who, &karta_engine::control::audit::Filter::default(), None, 50).await.unwrap();
     assert!(format!("{audit:?}").contains("state_key.destroyed"));
     engine.shutdown().await;
 }

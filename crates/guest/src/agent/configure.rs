@@ -103,7 +103,7 @@ fn identity(place: &Place, configure: &Configure, notes: &mut Vec<String>) -> Re
     if !place.machine() {
         mounts::runtime()?;
     }
-    let id: String = configure.machine.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = format!("{:032x}", u128::from_be_bytes(configure.machine));
     let hosts = format!("127.0.0.1 localhost {}\n::1 localhost\n", configure.name);
     folder(Path::new("/run/karta"), 0o755, None)?;
     for (name, content) in
@@ -142,7 +142,9 @@ fn temp(place: &Place, bytes: u64) -> Result<(), Failure> {
     if place.machine() {
         mounts::unmount(&target);
     }
-    let data = format!("mode=1777,size={bytes}");
+    // Empty files take room too: what the kernel keeps of each.
+    let files = (bytes / 4096).max(1024);
+    let data = format!("mode=1777,size={bytes},nr_inodes={files}");
     mounts::mount("tmpfs", &target, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, &data)
 }
 
@@ -157,15 +159,15 @@ fn workspace(
     if wanted == Workspace::Overlay && place.own() {
         let session = owner.unwrap_or_else(|| rustix::process::geteuid().as_raw());
         // What the session does not own in the release it could not change through an overlay.
-        let owned = fs::metadata(&release).is_ok_and(|meta| meta.uid() == session);
-        if owned {
+        let fits = fs::metadata(&release).is_ok_and(|meta| meta.uid() == session);
+        if fits {
             match mounts::overlay(&release, &place.upper(), &place.state().join("work/tmp"), &target) {
                 Ok(()) => {
                     place.overlay = true;
                     return Ok(());
                 }
                 Err(failure) => {
-                    notes.push(format!("the workspace is a copy of the release: {}", failure.text))
+                    notes.push(format!("the workspace is a copy of the release: {}", failure.text));
                 }
             }
         } else {

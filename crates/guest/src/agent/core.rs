@@ -90,7 +90,7 @@ impl Agent {
     /// Serves the host until it is gone. An error says that it broke the protocol.
     pub(super) fn run(&mut self) -> io::Result<()> {
         self.channel.send(Kind::Hello, 0, &Hello { version: VERSION }.encode());
-        let mut buffer = Box::new([0; CHUNK]);
+        let mut buffer = vec![0; CHUNK];
         loop {
             if !self.channel.flush() || !self.turn(&mut buffer)? {
                 return Ok(());
@@ -98,7 +98,7 @@ impl Agent {
         }
     }
 
-    fn turn(&mut self, buffer: &mut [u8; CHUNK]) -> Go {
+    fn turn(&mut self, buffer: &mut [u8]) -> Go {
         let ready = self.wait()?;
         for (what, flags) in ready {
             match what {
@@ -230,7 +230,7 @@ impl Agent {
     }
 
     fn open(&mut self, id: u32, request: Request) -> Go {
-        if id % 2 == 0 || id <= self.host_last {
+        if id.is_multiple_of(2) || id <= self.host_last {
             return Err(io::Error::other("a stream was opened twice"));
         }
         self.host_last = id;
@@ -398,7 +398,7 @@ impl Agent {
         self.move_on(id);
     }
 
-    fn source(&mut self, id: u32, buffer: &mut [u8; CHUNK]) {
+    fn source(&mut self, id: u32, buffer: &mut [u8]) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         match stream.read(buffer) {
             Got::Bytes(length) => self.channel.send(Kind::Data, id, &buffer[..length]),

@@ -5,7 +5,11 @@
 //! anywhere; that links are never followed on top of it keeps the answers true.
 
 mod copy;
+mod find;
 mod put;
+mod restore;
+mod send;
+mod survey;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read as _, Write as _};
@@ -123,6 +127,11 @@ fn work(task: &Task, place: &Place, confinement: &Confinement, input: OwnedFd, o
             Task::Asked(Request::Put { base, path, size }) => {
                 put::put(&folders, *base, path, *size, &mut input)
             }
+            Task::Asked(Request::Find { pattern, limit }) => find::find(&folders, pattern, *limit, &mut out),
+            Task::Asked(Request::Survey) => survey::survey(&folders, &mut out),
+            Task::Asked(Request::Take) => survey::take(&folders, &mut input, &mut out),
+            Task::Asked(Request::Restore) => restore::restore(&folders, &mut input),
+            Task::Asked(Request::Export) => survey::export(&folders, &mut out),
             Task::Asked(_) => Err(Failure { errno: 0, text: "this is no work on files".to_owned() }.into()),
         });
     let last = match done {

@@ -93,7 +93,7 @@ impl Place {
 /// Makes a folder with these rights, whatever the mask says; one that is there gets them.
 pub(super) fn folder(path: &Path, mode: u32, owner: Option<u32>) -> Result<(), Failure> {
     use std::os::unix::fs::PermissionsExt as _;
-    let made = || -> io::Result<()> {
+    let done = || -> io::Result<()> {
         match std::fs::create_dir(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -103,5 +103,5 @@ pub(super) fn folder(path: &Path, mode: u32, owner: Option<u32>) -> Result<(), F
         }
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
     };
-    made().map_err(|error| failure(&error, &format!("making the folder `{}`", path.display())))
+    done().map_err(|error| failure(&error, &format!("making the folder `{}`", path.display())))
 }

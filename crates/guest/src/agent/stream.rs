@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
 
-use karta_guest::proto::{CHUNK, WINDOW};
+use karta_guest::proto::WINDOW;
 use rustix::io::Errno;
 use rustix::process::Pid;
 
@@ -193,9 +193,9 @@ impl Stream {
     }
 
     /// Reads from the source, as much as the host lets it, into `buffer`.
-    pub(super) fn read(&mut self, buffer: &mut [u8; CHUNK]) -> Got {
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Got {
         let Some(source) = &self.source else { return Got::Nothing };
-        let most = CHUNK.min(self.window as usize);
+        let most = buffer.len().min(self.window as usize);
         if most == 0 || self.connecting {
             return Got::Nothing;
         }

@@ -329,7 +329,7 @@ impl Configure {
         if configure.name.is_empty() || !configure.name.bytes().all(plain) {
             return Err(Malformed("the host's name is not plain"));
         }
-        if configure.filter.len() % 8 != 0 {
+        if !configure.filter.len().is_multiple_of(8) {
             return Err(Malformed("the filter is not whole"));
         }
         Ok(configure)

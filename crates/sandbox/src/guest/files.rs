@@ -1,59 +1,102 @@
-//! Work on a session's files, by records over a stream.
+//! Work on a session's files, by items over a stream.
+
+mod export;
+mod state;
 
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use karta_guest::proto::message::{Base, Request};
-use karta_guest::proto::record::{Decoder, Item};
+use karta_guest::proto::message::{Base, Failure, Request};
+use karta_guest::proto::record::{Decoder, Item, Kind};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+pub(super) use export::export;
+pub(super) use state::{restore, survey, take};
 
 use super::Link;
 use super::link::io_error;
 use super::sandbox::PATIENCE;
 use super::stream::Joined;
 use crate::Error;
+use crate::paths::Pattern;
 
 /// The number by which a guest says that the session put something in the way of a path.
 const ESCAPE: i32 = 18;
+/// Most files a search answers.
+const FOUND: usize = 256;
+/// Most bytes of all of them.
+const FOUND_BYTES: u64 = 512 << 20;
 
 /// Items of a guest.
-pub(super) struct Items {
-    pub(super) stream: Joined,
+struct Items {
+    stream: Joined,
     decoder: Decoder,
+    link: Link,
 }
 
 impl Items {
-    pub(super) fn new(stream: Joined) -> Self {
-        Self { stream, decoder: Decoder::default() }
+    /// Asks for work on files.
+    async fn ask(link: &Link, request: &Request, failed: &Failed<'_>) -> Result<Self, Error> {
+        let stream = link.stream(request, PATIENCE).await?.map_err(|failure| failed.error(failure))?;
+        Ok(Self { stream, decoder: Decoder::default(), link: link.clone() })
     }
 
     /// The next item. That none comes is a failure: the last one says that it is the last.
-    pub(super) async fn next(&mut self, link: &Link) -> Result<Item, Error> {
+    async fn next(&mut self) -> Result<Item, Error> {
         let mut buffer = [0; 16 << 10];
         loop {
             match self.decoder.next_item() {
                 Ok(Some(item)) => return Ok(item),
                 Ok(None) => {}
-                Err(malformed) => return Err(broken(link, malformed.0)),
+                Err(malformed) => return Err(self.broken(malformed.0)),
             }
             match self.stream.read(&mut buffer).await {
                 Ok(0) => {
                     return Err(Error::Unavailable("work on the session's files ended early".to_owned()));
                 }
                 Ok(length) => self.decoder.push(&buffer[..length]),
-                Err(_) => return Err(link.gone()),
+                Err(_) => return Err(self.link.gone()),
             }
+        }
+    }
+
+    /// Sends one. False if the guest takes no more: then it says why.
+    async fn send(&mut self, item: &Item) -> bool {
+        let mut bytes = Vec::new();
+        item.encode(&mut bytes);
+        self.stream.write_all(&bytes).await.is_ok()
+    }
+
+    /// The guest lies: nothing more of it is believed.
+    fn broken(&self, what: &str) -> Error {
+        let reason = format!("the program inside the sandbox broke the protocol: {what}");
+        self.link.close(&reason);
+        Error::Unavailable(reason)
+    }
+
+    /// That nothing follows but the end.
+    async fn end(&mut self, failed: &Failed<'_>) -> Result<(), Error> {
+        match self.next().await? {
+            Item::End => Ok(()),
+            Item::Failed(failure) => Err(failed.error(failure)),
+            _ => Err(self.broken("it answers what was not asked")),
         }
     }
 }
 
-/// The guest lies: nothing more is believed.
-pub(super) fn broken(link: &Link, what: &str) -> Error {
-    let reason = format!("the program inside the sandbox broke the protocol: {what}");
-    link.close(&reason);
-    Error::Unavailable(reason)
+/// What was being done where, for errors.
+struct Failed<'a>(&'static str, &'a Path);
+
+impl Failed<'_> {
+    fn error(&self, failure: Failure) -> Error {
+        if failure.errno == ESCAPE {
+            return Error::Escape(self.1.display().to_string());
+        }
+        Error::File { doing: self.0, path: self.1.to_owned(), source: io_error(failure) }
+    }
 }
 
+/// Writes a file.
 pub(super) async fn put(
     link: &Link,
     base: Base,
@@ -61,18 +104,62 @@ pub(super) async fn put(
     path: &Path,
     content: &[u8],
 ) -> Result<(), Error> {
+    let failed = Failed("writing", path);
     let request =
         Request::Put { base, path: relative.as_os_str().as_bytes().to_vec(), size: content.len() as u64 };
-    let failed = |source| Error::File { doing: "writing", path: path.to_owned(), source };
-    let stream = link.stream(&request, PATIENCE).await?.map_err(|failure| failed(io_error(failure)))?;
-    let mut items = Items::new(stream);
+    let mut items = Items::ask(link, &request, &failed).await?;
     // If the guest takes no more, it says why.
     let _ = items.stream.write_all(content).await;
     let _ = items.stream.shutdown().await;
-    match items.next(link).await? {
-        Item::End => Ok(()),
-        Item::Failed(failure) if failure.errno == ESCAPE => Err(Error::Escape(path.display().to_string())),
-        Item::Failed(failure) => Err(failed(io_error(failure))),
-        _ => Err(broken(link, "it answers what was not asked")),
+    items.end(&failed).await
+}
+
+/// The files of the home that match.
+pub(super) async fn find(
+    link: &Link,
+    home: &Path,
+    pattern: &str,
+    limit: u64,
+) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
+    let wanted = crate::paths::pattern(pattern)?;
+    let failed = Failed("searching", home);
+    let request = Request::Find { pattern: pattern.as_bytes().to_vec(), limit };
+    let mut items = Items::ask(link, &request, &failed).await?;
+    let mut found: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+    let (mut left, mut total) = (0, 0u64);
+    loop {
+        match items.next().await? {
+            Item::Entry(entry) => {
+                let path = crate::paths::plain(Path::new(std::ffi::OsStr::from_bytes(&entry.path)));
+                let Some(path) = path.filter(|path| Pattern::matches(&wanted, path)) else {
+                    return Err(items.broken("it found what was not looked for"));
+                };
+                let Kind::File { size } = entry.kind else {
+                    return Err(items.broken("it found what is no file"));
+                };
+                if size > limit || found.len() == FOUND {
+                    return Err(items.broken("it found more than was asked for"));
+                }
+                left = size;
+                found.push((home.join(path), Vec::new()));
+            }
+            Item::Data(bytes) => {
+                let length = bytes.len() as u64;
+                let (Some((_, content)), true) = (found.last_mut(), length <= left) else {
+                    return Err(items.broken("a file has more bytes than it said"));
+                };
+                left -= length;
+                total += length;
+                if total > FOUND_BYTES {
+                    return Err(Error::Unavailable(format!(
+                        "the files that match `{pattern}` have more than {FOUND_BYTES} bytes"
+                    )));
+                }
+                content.extend(bytes);
+            }
+            Item::End => return Ok(found),
+            Item::Failed(failure) => return Err(failed.error(failure)),
+            Item::Path(_) => return Err(items.broken("it answers what was not asked")),
+        }
     }
 }

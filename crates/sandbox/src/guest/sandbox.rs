@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::link::{Program, io_error};
 use super::{Link, Machine, files};
 use crate::paths::plain;
+use crate::state;
 use crate::uplink::{Service, Uplink};
 use crate::{Command, Control, Duplex, Error, Exit, Place, Process};
 
@@ -73,6 +74,16 @@ impl GuestSandbox {
     /// The link to the guest.
     pub fn link(&self) -> &Link {
         &self.inner.link
+    }
+
+    /// Stops every process of the session, while the guest itself goes on: for a survey of a place in which nothing moves.
+    pub async fn freeze(&self) -> Result<(), Error> {
+        self.inner.link.request(&Request::Freeze, PATIENCE).await.map(|_| ())
+    }
+
+    /// Lets them go on.
+    pub async fn thaw(&self) -> Result<(), Error> {
+        self.inner.link.request(&Request::Thaw, PATIENCE).await.map(|_| ())
     }
 
     /// What holds the guest.
@@ -196,12 +207,25 @@ impl crate::Sandbox for GuestSandbox {
         files::put(&self.inner.link, base, &relative, path, content).await
     }
 
-    async fn find(&self, _pattern: &str, _limit: u64) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
-        Err(self.inner.link.gone())
+    /// The answers are absolute paths; a longer file is cut at `limit`. At most the 256 newest files are read.
+    async fn find(&self, pattern: &str, limit: u64) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
+        files::find(&self.inner.link, &self.inner.place.home, pattern, limit).await
     }
 
-    async fn export(&self, _into: &Path) -> Result<(), Error> {
-        Err(self.inner.link.gone())
+    async fn export(&self, into: &Path) -> Result<(), Error> {
+        files::export(&self.inner.link, into).await
+    }
+
+    async fn survey(&self) -> Result<Vec<state::Entry>, Error> {
+        files::survey(&self.inner.link).await
+    }
+
+    async fn take(&self, paths: Vec<PathBuf>) -> Result<state::Records, Error> {
+        files::take(&self.inner.link, paths).await
+    }
+
+    async fn restore(&self, records: state::Records) -> Result<(), Error> {
+        files::restore(&self.inner.link, records).await
     }
 }
 

@@ -3,12 +3,13 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
 
 use super::manifest::{Entry, Manifest};
 use karta_guest::beneath::{Folder, Kind, kind};
+use karta_guest::paths::stays;
 
 /// Most paths a release may have.
 const PATHS: usize = 200_000;
@@ -125,37 +126,4 @@ fn content(source: &mut File, mut copy: Option<&mut File>) -> io::Result<([u8; 3
     let mut sum = [0; 32];
     sum.copy_from_slice(hash.finish().as_ref());
     Ok((sum, size))
-}
-
-/// Whether a link in the folder `at` stays in the tree. Steps up may only come first: they leave from a real folder; after a name,
-/// which may be a link itself, a step up could lead anywhere.
-fn stays(at: &Path, target: &Path) -> bool {
-    let mut above = at.components().count();
-    let mut named = false;
-    for part in target.components() {
-        match part {
-            Component::Normal(_) => named = true,
-            Component::CurDir => {}
-            Component::ParentDir if !named && above > 0 => above -= 1,
-            _ => return false,
-        }
-    }
-    true
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_may_not_lead_out() {
-        let at = Path::new("a/b");
-        for good in ["x", "./x", "../x", "../../x/y", "../.."] {
-            assert!(stays(at, Path::new(good)), "{good}");
-        }
-        for bad in ["/etc/passwd", "../../../x", "x/../y", "../x/../../../y"] {
-            assert!(!stays(at, Path::new(bad)), "{bad}");
-        }
-        assert!(!stays(Path::new(""), Path::new("..")));
-    }
 }

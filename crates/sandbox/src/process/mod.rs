@@ -9,7 +9,6 @@ mod copy;
 mod keeper;
 mod manifest;
 mod place;
-mod remove;
 mod sandbox;
 mod sweep;
 mod update;

@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use karta_types::{SandboxId, SessionId};
 
 use super::manifest::Record;
-use super::{copy, remove, update};
+use super::{copy, update};
 use crate::{Error, Place};
 use karta_guest::beneath::Folder;
+use karta_guest::remove;
 
 /// The home, in the place.
 pub(super) const HOME: &str = "home";

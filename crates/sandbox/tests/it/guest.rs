@@ -1,12 +1,17 @@
 //! The link and the program inside, without machines: the program is an ordinary process with an ordinary folder.
 
 mod basics;
+mod driver;
+mod hostile;
 mod parked;
+pub(crate) mod state;
+
+pub(crate) use driver::Plain;
 
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as NativeStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -78,8 +83,8 @@ pub(crate) fn configure() -> Configure {
     }
 }
 
-/// Starts the program as an ordinary process whose place is in the folder of the world.
-pub(crate) fn agent(world: &World) -> (UnixStream, Agent, Ipv4Addr) {
+/// Starts the program as an ordinary process whose place is in this folder.
+pub(crate) fn agent(root: &Path) -> (UnixStream, Agent, Ipv4Addr) {
     let (host, inside) = NativeStream::pair().unwrap();
     host.set_nonblocking(true).unwrap();
     // The services have fixed ports: each test has a loopback address of its own.
@@ -90,7 +95,7 @@ pub(crate) fn agent(world: &World) -> (UnixStream, Agent, Ipv4Addr) {
         .args([
             "serve".as_ref(),
             "0".as_ref(),
-            world.folder.path().as_os_str(),
+            root.as_os_str(),
             address.to_string().as_ref() as &std::ffi::OsStr,
         ])
         .env_clear()
@@ -103,12 +108,17 @@ pub(crate) fn agent(world: &World) -> (UnixStream, Agent, Ipv4Addr) {
 
 /// A sandbox with such a program.
 pub(crate) async fn sandbox_with(world: &World, uplink: Arc<dyn Uplink>) -> GuestSandbox {
-    let (channel, machine, services) = agent(world);
+    sandbox_in(world.folder.path(), uplink).await
+}
+
+/// A sandbox in this folder, which holds the release.
+pub(crate) async fn sandbox_in(root: &Path, uplink: Arc<dyn Uplink>) -> GuestSandbox {
+    let (channel, machine, services) = agent(root);
     let link = Link::start(channel, 1, uplink);
     link.hello(PATIENCE).await.unwrap();
     let notes = link.request(&Request::Configure(configure()), PATIENCE).await.unwrap();
     assert!(notes.is_empty(), "{notes:?}");
-    let at = |path: &str| -> PathBuf { world.folder.path().join(path) };
+    let at = |path: &str| -> PathBuf { root.join(path) };
     GuestSandbox::new(Setup {
         id: SandboxId::new(&*clock(), &*rng()),
         place: Place { workspace: at("workspace"), home: at("home/agent"), temp: at("tmp"), harness: None },

@@ -18,6 +18,13 @@ macro_rules! laws {
                 super::$law(&world.process(), &world).await;
             })*
         }
+        mod guest {
+            $(#[tokio::test]
+            async fn $law() {
+                let world = super::World::new();
+                super::$law(&crate::guest::Plain::new(&world), &world).await;
+            })*
+        }
         mod namespace {
             $(#[tokio::test]
             async fn $law() {

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
+use karta_sandbox::limits::Machines;
 use karta_sandbox::registry::{Config, DRIVERS, build};
 
 use crate::support::{clock, rng};
 
 fn config() -> Config {
     let root = std::env::temp_dir().join("karta-never-made");
-    let machines = karta_sandbox::limits::Machines::new(root.join("machines"));
+    let machines = Machines::new(root.join("machines"));
     Config { root, machines, programs: HashMap::new(), functions: HashMap::new(), clock: clock(), rng: rng() }
 }
 

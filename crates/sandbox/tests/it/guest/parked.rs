@@ -49,7 +49,7 @@ async fn begin(sandbox: &GuestSandbox, text: &str) -> Process {
 #[tokio::test]
 async fn programs_go_on_with_another_host() {
     let world = World::new();
-    let (channel, machine, services) = agent(&world);
+    let (channel, machine, services) = agent(world.folder.path());
     let machine = Arc::new(machine);
     let again = channel.as_fd().try_clone_to_owned().unwrap();
     let (uplink, mut taken) = Taken::new();

@@ -5,7 +5,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-use karta_guest::beneath::{Folder, Kind, kind};
+use crate::beneath::{Folder, Kind, kind};
 
 /// How deep folders are held open; deeper ones are moved to the top first.
 const DEPTH: usize = 32;
@@ -15,7 +15,7 @@ const ROUNDS: usize = 100_000;
 const NAMES: usize = 5_000_000;
 
 /// Removes what lies under this name. No error if there is nothing.
-pub(super) fn remove(holder: &Folder, name: &OsStr) -> io::Result<()> {
+pub fn remove(holder: &Folder, name: &OsStr) -> io::Result<()> {
     match holder.stat(name) {
         Ok(stat) if kind(&stat) == Kind::Folder => {}
         Ok(_) => return holder.remove(name),
