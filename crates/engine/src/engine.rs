@@ -20,6 +20,7 @@ use crate::control::local::Local;
 use crate::control::oidc::OidcProvider;
 use crate::control::webhooks::send;
 use crate::data::channels::Channels;
+use crate::data::checkpoints::{self, Checkpoints};
 use crate::data::git::Repositories;
 use crate::data::hub::Hub;
 use crate::data::places::{Place, Places};
@@ -53,6 +54,7 @@ struct Inner {
     hub: Hub,
     catalogue: Catalogue,
     packs: Packs,
+    checkpoints: Checkpoints,
     publishing: Publishing,
     transfers: Transfers,
     guarded: Guarded,
@@ -212,8 +214,9 @@ impl Builder {
         driver.check().await?;
         let scripted = match settings.scripted {
             Scripted::Process => driver.clone(),
-            Scripted::Memory if given => driver.clone(),
-            Scripted::Memory => crate::data::player::driver(clock.clone(), rng.clone()),
+            Scripted::Memory | Scripted::Machine if given => driver.clone(),
+            Scripted::Memory => crate::data::player::driver(clock.clone(), rng.clone(), true),
+            Scripted::Machine => crate::data::player::driver(clock.clone(), rng.clone(), false),
         };
         let places = Places::new(settings.limits.processes);
         let parked = Arc::new(ParkedTurns::new(settings.data.join("parked"), keyring.clone()));
@@ -221,6 +224,8 @@ impl Builder {
             .map_err(|error| Error::internal("removing what a crash left", error))?;
         let blobs = settings.releases.blobs.clone().unwrap_or_else(|| settings.data.join("blobs"));
         let packs = Packs::in_folder(&blobs)?;
+        let checkpoints =
+            checkpoints::open(&settings, &store, packs.store(), blobs, clock.clone(), rng.clone())?;
         let guarded = Guarded::new(lookup.clone(), settings.releases.loopback);
         let webhooks = send::client(Guarded::new(lookup, settings.webhooks.loopback))?;
         let stripe = Stripe::from_settings(&settings)?;
@@ -239,6 +244,7 @@ impl Builder {
             hub: Hub::default(),
             catalogue: Catalogue::default(),
             packs,
+            checkpoints,
             publishing: Publishing::default(),
             transfers: Transfers::default(),
             guarded,
@@ -521,6 +527,11 @@ impl Engine {
         &self.0.packs
     }
 
+    /// What sessions have made, kept.
+    pub(crate) fn checkpoints(&self) -> &Checkpoints {
+        &self.0.checkpoints
+    }
+
     /// Who publishes.
     pub(crate) fn publishing(&self) -> &Publishing {
         &self.0.publishing
@@ -580,7 +591,7 @@ impl Engine {
 
     /// A place among the processes that may run at once, and how many waited before it. Scripted ones in memory need none.
     pub(crate) async fn process_place(&self, harness: &str, org: OrgId) -> Result<(usize, Option<Place>)> {
-        if harness == "scripted" && self.0.settings.scripted == Scripted::Memory {
+        if harness == "scripted" && self.0.settings.scripted != Scripted::Process {
             return Ok((0, None));
         }
         let (before, place) = self.0.places.ask(org);

@@ -44,6 +44,11 @@ impl Engine {
         }
         if plane != Plane::Control {
             self.again(KEEPING, "ending previews", |engine| async move { engine.end_previews().await });
+            self.again(
+                SEALING,
+                "keeping what sessions made",
+                |engine| async move { engine.keep_state().await },
+            );
             self.again(SEALING, "keeping releases", |engine| async move { engine.keep_all_releases().await });
         }
         self.again(KEEPING, "keeping the house", |engine| async move {

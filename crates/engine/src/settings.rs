@@ -44,6 +44,8 @@ pub struct Settings {
     pub folder: Folder,
     /// Releases.
     pub releases: Releases,
+    /// What sessions have made, kept beyond their machines.
+    pub state: State,
     /// `git push` to this server.
     pub git: Git,
     /// Which planes this server is.
@@ -86,6 +88,8 @@ pub enum Scripted {
     Memory,
     /// As a child process, like a real one.
     Process,
+    /// Inside the server, as if in a machine of its own: when that ends, what the session has made is in its checkpoint alone.
+    Machine,
 }
 
 /// Model providers.
@@ -365,6 +369,26 @@ impl Default for Releases {
     }
 }
 
+/// What sessions have made, kept beyond their machines.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct State {
+    /// The most bytes that one session may have made.
+    pub session_bytes: u64,
+    /// The most files, folders and links that one session may have made.
+    pub session_files: u64,
+    /// How many checkpoints of a session are kept.
+    pub keep: u32,
+    /// How long taking a checkpoint, or putting one back, may last.
+    pub seconds: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { session_bytes: 4 << 30, session_files: 200_000, keep: 3, seconds: 120 }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -383,6 +407,7 @@ impl Default for Settings {
             budget: Caps::default(),
             folder: Folder::default(),
             releases: Releases::default(),
+            state: State::default(),
             git: Git::default(),
             plane: Plane::default(),
             authority: Authority::default(),

@@ -110,6 +110,16 @@ impl Tree {
         ))
     }
 
+    /// Whether groups can be made.
+    pub(crate) fn probe(&self) -> Result<(), Error> {
+        let group = self.group(&format!("probe-{}", std::process::id()))?;
+        let made = group.folders.iter().try_for_each(|folder| {
+            fs::create_dir_all(folder).map_err(at("making the control group", folder))
+        });
+        group.remove();
+        made
+    }
+
     /// Makes a group with its limits.
     pub(crate) fn create(&self, name: &str, quota: Quota) -> Result<Group, Error> {
         let group = self.group(name)?;

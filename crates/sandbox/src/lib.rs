@@ -12,7 +12,7 @@ pub mod image;
 mod jail;
 pub mod limits;
 pub mod microvm;
-mod namespace;
+pub mod namespace;
 pub mod paths;
 pub mod process;
 pub mod registry;

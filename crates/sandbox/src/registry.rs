@@ -7,10 +7,10 @@ use std::sync::Arc;
 use karta_types::{Clock, Rng};
 
 use crate::limits::Machines;
-use crate::{Driver, Error, fake, microvm, process};
+use crate::{Driver, Error, fake, microvm, namespace, process};
 
 /// The names a configuration may use.
-pub const DRIVERS: &[&str] = &["process", "microvm", "fake"];
+pub const DRIVERS: &[&str] = &["process", "namespace", "microvm", "fake"];
 
 /// What the drivers need; each takes its part.
 pub struct Config {
@@ -18,7 +18,7 @@ pub struct Config {
     pub root: PathBuf,
     /// For the drivers that isolate: their limits and places.
     pub machines: Machines,
-    /// For `process`: names of programs mapped to the real program and the arguments that go before the others.
+    /// For `process` and `namespace`: names of programs mapped to the real program and the arguments that go before the others.
     pub programs: HashMap<String, (PathBuf, Vec<String>)>,
     /// For `fake`: names of programs mapped to the functions that play them.
     pub functions: HashMap<String, fake::Program>,
@@ -43,11 +43,8 @@ pub fn build(name: &str, config: Config) -> Result<Arc<dyn Driver>, Error> {
     match name {
         "process" => Ok(Arc::new(process::Driver::new(root, programs, clock, rng)?)),
         "fake" => Ok(Arc::new(fake::Driver::new(functions, clock, rng))),
+        "namespace" => Ok(Arc::new(namespace::Driver::new(machines, programs, clock, rng)?)),
         "microvm" => Ok(Arc::new(microvm::Driver::new(machines, clock, rng))),
-        "namespace" => Err(Error::Unavailable(format!(
-            "`{name}` is not in this version: set the driver to `microvm`, or to `process` for folders you trust as you trust \
-             your own code"
-        ))),
         other => Err(Error::Unavailable(format!(
             "there is no driver `{}`; use one of {}",
             other.chars().take(48).collect::<String>(),

@@ -13,9 +13,10 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _,
 
 use crate::Error;
 
-/// A driver that runs the player as a task.
-pub(crate) fn driver(clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Arc<dyn Driver> {
-    Arc::new(fake::Driver::new(functions(), clock, rng))
+/// A driver that runs the player as a task. One that does not keep its places forgets them as a machine does.
+pub(crate) fn driver(clock: Arc<dyn Clock>, rng: Arc<dyn Rng>, keeps: bool) -> Arc<dyn Driver> {
+    let driver = fake::Driver::new(functions(), clock, rng);
+    Arc::new(if keeps { driver } else { driver.forgetful() })
 }
 
 /// The scripted harness's program as a function, for a driver in memory.

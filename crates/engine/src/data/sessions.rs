@@ -250,6 +250,7 @@ impl Engine {
         let harness = row.harness.as_deref().unwrap_or_default();
         self.driver(harness).erase(id).await?;
         self.forget_parked(id).await;
+        self.checkpoints().erase(row.org, id).await?;
         self.store().session_erase(who.org, id, self.told(who, "session.erase", id)).await?;
         Ok(())
     }

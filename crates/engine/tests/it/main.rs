@@ -7,4 +7,5 @@ mod gateway;
 mod harnesses;
 mod machine;
 mod parked;
+mod resume;
 mod tokens;

@@ -113,13 +113,21 @@ pub(super) fn become_user(keep: CapabilitySet) -> io::Result<()> {
     }
     let _ = rustix::thread::clear_ambient_capability_set();
     rustix::thread::set_keep_capabilities(!keep.is_empty())?;
-    rustix::thread::set_thread_groups(&[])?;
+    match rustix::thread::set_thread_groups(&[]) {
+        // In a user namespace that may not change its groups: whoever made it has left them, as far as that was in its power.
+        Err(rustix::io::Errno::PERM) if groups_are_fixed() => {}
+        other => other?,
+    }
     let (user, group) = (Uid::from_raw(USER), Gid::from_raw(USER));
     rustix::thread::set_thread_res_gid(group, group, group)?;
     rustix::thread::set_thread_res_uid(user, user, user)?;
     let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets)?;
     Ok(())
+}
+
+fn groups_are_fixed() -> bool {
+    std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|word| word.trim_end() == "deny")
 }
 
 fn lock(confinement: &Confinement) -> io::Result<()> {

@@ -75,6 +75,9 @@ pub(crate) fn base(image: Option<&Path>, owners: Owners) -> Result<Vec<Item>, Er
         file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
         file("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
         file("/etc/resolv.conf", ""),
+        // The first process lays the sandbox's own over these.
+        file("/etc/machine-id", ""),
+        file("/etc/hostname", ""),
         folder("/dev", 0o755, owners.root),
     ]);
     items.extend(DEVICES.map(|name| Item::Bind {
@@ -93,7 +96,7 @@ pub(crate) fn base(image: Option<&Path>, owners: Owners) -> Result<Vec<Item>, Er
         link("/dev/stderr", "/proc/self/fd/2"),
         Item::Memory { to: "/dev/shm".into(), size: 64 << 20, mode: 0o1777 },
         Item::Processes { to: "/proc".into() },
-        Item::Memory { to: "/run".into(), size: 16 << 20, mode: 0o755 },
+        folder("/run", 0o755, owners.root),
         folder("/opt", 0o755, owners.root),
         folder("/root", 0o700, owners.root),
         folder("/home", 0o755, owners.root),

@@ -5,6 +5,7 @@ use std::path::Path;
 use karta_sandbox::{Driver, Error, Exit, Process};
 use tokio::io::AsyncReadExt as _;
 
+use crate::isolated::namespace;
 use crate::support::{World, acquire, command, fake, run, session};
 
 /// One test for each law and driver.
@@ -22,6 +23,13 @@ macro_rules! laws {
             async fn $law() {
                 let world = super::World::new();
                 super::$law(&crate::guest::Plain::new(&world), &world).await;
+            })*
+        }
+        mod namespace {
+            $(#[tokio::test]
+            async fn $law() {
+                let world = super::World::new();
+                super::$law(&super::namespace(&world), &world).await;
             })*
         }
         mod fake {

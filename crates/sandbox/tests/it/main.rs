@@ -4,6 +4,7 @@
 mod crash;
 mod guest;
 mod images;
+mod isolated;
 mod laws;
 mod leak;
 mod machines;

@@ -63,16 +63,20 @@ impl World {
         self.root().join(session(number).to_string())
     }
 
-    pub(crate) fn process(&self) -> process::Driver {
+    /// Programs by name.
+    pub(crate) fn programs(&self) -> HashMap<String, (PathBuf, Vec<String>)> {
         let sh = |script: &str| {
             (PathBuf::from("/bin/sh"), vec!["-c".to_owned(), script.to_owned(), "sh".to_owned()])
         };
-        let programs = HashMap::from([
+        HashMap::from([
             ("copy".to_owned(), sh("exec cat")),
             ("seven".to_owned(), sh("exit 7")),
             ("forever".to_owned(), sh("exec sleep 1000")),
-        ]);
-        process::Driver::new(self.root(), programs, clock(), rng()).unwrap()
+        ])
+    }
+
+    pub(crate) fn process(&self) -> process::Driver {
+        process::Driver::new(self.root(), self.programs(), clock(), rng()).unwrap()
     }
 }
 

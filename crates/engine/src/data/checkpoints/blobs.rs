@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,7 +19,11 @@ const TOP: &str = "state";
 
 /// The blob store, as checkpoints use it.
 #[derive(Debug, Clone)]
-pub(super) struct Blobs(pub(super) Arc<dyn ObjectStore>);
+pub(super) struct Blobs {
+    pub(super) store: Arc<dyn ObjectStore>,
+    /// The folder, where it is one: what a crash left half written there is no object, and is looked for by name.
+    pub(super) folder: Option<PathBuf>,
+}
 
 fn folder(org: OrgId, session: SessionId) -> Key {
     Key::from_iter([TOP, &org.to_string(), &session.to_string()])
@@ -37,7 +42,7 @@ impl Blobs {
         pack: PackId,
         bytes: Vec<u8>,
     ) -> Result<(), CheckpointError> {
-        let put = self.0.put(&key(org, session, pack), bytes.into()).await;
+        let put = self.store.put(&key(org, session, pack), bytes.into()).await;
         put.map(drop).map_err(blobs("putting a checkpoint into the blob store"))
     }
 
@@ -50,7 +55,7 @@ impl Blobs {
         range: Range<u64>,
     ) -> Result<Option<Bytes>, CheckpointError> {
         let length = range.end.saturating_sub(range.start);
-        match self.0.get_range(&key(org, session, pack), range).await {
+        match self.store.get_range(&key(org, session, pack), range).await {
             Ok(bytes) => Ok(Some(bytes).filter(|bytes| bytes.len() as u64 == length)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             // A pack that was cut short: the range begins or ends beyond it.
@@ -66,7 +71,7 @@ impl Blobs {
         session: SessionId,
         pack: PackId,
     ) -> Result<(), CheckpointError> {
-        match self.0.delete(&key(org, session, pack)).await {
+        match self.store.delete(&key(org, session, pack)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(blobs("removing a checkpoint from the blob store")(error)),
         }
@@ -84,12 +89,37 @@ impl Blobs {
 
     /// Removes everything of the session.
     pub(super) async fn erase(&self, org: OrgId, session: SessionId) -> Result<(), CheckpointError> {
-        self.clear(folder(org, session)).await
+        self.clear(folder(org, session)).await?;
+        self.remove_folder(&[&org.to_string(), &session.to_string()]).await
+    }
+
+    /// Removes what a crash left half written of the session. Nobody else may be writing.
+    pub(super) async fn remove_partial(&self, org: OrgId, session: SessionId) -> Result<(), CheckpointError> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let folder = folder.join(TOP).join(org.to_string()).join(session.to_string());
+        let remove = move || {
+            for entry in std::fs::read_dir(folder)? {
+                let entry = entry?;
+                // The blob store writes beside, as `name#1`, before it moves a whole file into place.
+                if entry.file_name().as_encoded_bytes().contains(&b'#') {
+                    std::fs::remove_file(entry.path())?;
+                }
+            }
+            Ok(())
+        };
+        off(remove).await
+    }
+
+    async fn remove_folder(&self, names: &[&str]) -> Result<(), CheckpointError> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let folder = names.iter().fold(folder.join(TOP), |folder, name| folder.join(name));
+        off(move || std::fs::remove_dir_all(folder)).await
     }
 
     /// Removes everything of the organisation.
     pub(super) async fn erase_org(&self, org: OrgId) -> Result<(), CheckpointError> {
-        self.clear(Key::from_iter([TOP, &org.to_string()])).await
+        self.clear(Key::from_iter([TOP, &org.to_string()])).await?;
+        self.remove_folder(&[&org.to_string()]).await
     }
 
     /// The sessions that something is kept of.
@@ -104,12 +134,12 @@ impl Blobs {
     }
 
     async fn folders(&self, above: &Key) -> Result<Vec<Key>, CheckpointError> {
-        let listed = self.0.list_with_delimiter(Some(above)).await;
+        let listed = self.store.list_with_delimiter(Some(above)).await;
         Ok(listed.map_err(blobs("listing the blob store"))?.common_prefixes)
     }
 
     async fn keys(&self, folder: Key) -> Result<Vec<Key>, CheckpointError> {
-        let mut all = self.0.list(Some(&folder));
+        let mut all = self.store.list(Some(&folder));
         let mut keys = Vec::new();
         while let Some(found) = all.next().await {
             keys.push(found.map_err(blobs("listing the blob store"))?.location);
@@ -119,12 +149,28 @@ impl Blobs {
 
     async fn clear(&self, folder: Key) -> Result<(), CheckpointError> {
         for key in self.keys(folder).await? {
-            match self.0.delete(&key).await {
+            match self.store.delete(&key).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
                 Err(error) => return Err(blobs("removing a checkpoint from the blob store")(error)),
             }
         }
         Ok(())
+    }
+}
+
+/// Removes files; that there are none is fine.
+async fn off<F>(remove: F) -> Result<(), CheckpointError>
+where
+    F: FnOnce() -> std::io::Result<()> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(remove).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Ok(Err(source)) => Err(CheckpointError::Blobs {
+            doing: "removing a checkpoint from the blob store's folder",
+            source: Box::new(source),
+        }),
+        Err(_) => Err(CheckpointError::Own("removing files broke off")),
     }
 }
 

@@ -9,6 +9,7 @@ mod blobs;
 mod error;
 mod fit;
 mod load;
+mod operate;
 mod pack;
 mod save;
 mod seal;
@@ -31,6 +32,8 @@ use object_store::ObjectStore;
 use tokio::sync::Semaphore;
 
 pub use error::CheckpointError;
+pub(crate) use operate::open;
+pub use operate::shred;
 
 use crate::Result;
 use crate::control::encryption::KeyEncryption;
@@ -144,10 +147,11 @@ impl Newest {
 }
 
 impl Checkpoints {
-    /// Checkpoints in these stores, under keys that are wrapped by these.
+    /// Checkpoints in these stores, under keys that are wrapped by these. `folder` is where the blob store is, if it is a folder.
     pub fn new(
         store: Store,
         blobs: Arc<dyn ObjectStore>,
+        folder: Option<PathBuf>,
         wrapping: Arc<dyn KeyEncryption>,
         clock: Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
@@ -157,7 +161,7 @@ impl Checkpoints {
         Self {
             keys: Keys { store: store.clone(), wrapping, clock, rng },
             store,
-            blobs: Blobs(blobs),
+            blobs: Blobs { store: blobs, folder },
             limits,
             cpu: Arc::new(Semaphore::new(processors)),
             sessions: Mutex::default(),
@@ -343,6 +347,7 @@ impl Checkpoints {
                 held.unused = lying.into_iter().filter(|pack| !named.contains(pack)).collect();
                 // An owner after this one may have put packs whose checkpoint is not added yet.
                 held.unused.retain(save::mine(generation));
+                self.blobs.remove_partial(org, session).await?;
                 held.swept = true;
             }
             while let Some(pack) = held.unused.first().copied() {
@@ -523,7 +528,8 @@ impl Checkpoints {
     /// # Errors
     /// A data key can't be unwrapped; those before it are done.
     pub async fn rotate(&self) -> Result<u64> {
-        let current = self.keys.wrapping.rotate().await?;
+        self.keys.wrapping.rotate().await?;
+        let current = self.keys.wrapping.current();
         self.keys.rewrap(&current).await
     }
 

@@ -126,6 +126,10 @@ impl Keys {
                 let context = context(row.org, &row.part, &row.id);
                 let data_key = self.wrapping.unwrap(&row.kek, &context, &row.wrapped).await?;
                 let (kek, wrapped) = self.wrapping.wrap(&context, data_key.expose()).await?;
+                if kek != current {
+                    // Another one was made meanwhile, or by a clock that was ahead: whoever made it wraps with it.
+                    return Ok(done);
+                }
                 self.store.state_key_rewrap(&row, kek, wrapped).await?;
                 done += 1;
             }

@@ -54,6 +54,11 @@ impl Packs {
         Ok(Self(Arc::new(store)))
     }
 
+    /// The blob store itself.
+    pub(crate) fn store(&self) -> Arc<dyn ObjectStore> {
+        self.0.clone()
+    }
+
     /// Puts a file of this machine: all of it is there afterwards, or nothing.
     ///
     /// # Errors

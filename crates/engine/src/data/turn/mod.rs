@@ -9,6 +9,7 @@ pub(crate) mod parked;
 mod process;
 pub mod run;
 pub mod settle;
+mod state;
 mod tape;
 
 pub use admit::{Accepted, OnBusy, SendMessage};

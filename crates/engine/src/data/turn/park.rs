@@ -50,12 +50,14 @@ impl Runner {
                 return Ok(());
             }
         };
+        self.keep_before_parking().await;
         if let Err(error) = sandbox.park(&unfinished.machine()).await {
             // If the sandbox ended by it, that is heard of as the end of the harness.
             tracing::error!(%session, error = crate::error::chain(&error), "a turn that waits can't be parked");
             return Ok(());
         }
         drop(sandbox);
+        self.forget_machine();
         self.asleep(unfinished).await
     }
 
@@ -171,8 +173,8 @@ impl Runner {
         let release = self.engine.load(&project, version).await?;
         let (_, harness) = self.engine.program(&release)?;
         let (_, room) = self.engine.process_place(release.harness.id(), self.row.org).await?;
-        let (way, spec) = self.spec(&release, harness);
-        let pass = self.engine.channels().open_again(token, self.channel(), way);
+        let spec = self.spec(&release, harness);
+        let pass = self.engine.channels().open_again(token, self.channel(), self.way);
         let (session, parked) = (self.row.id, self.engine.parked().clone());
         let taken = blocking(move || parked.take(session)).await?;
         let driver = self.engine.driver(release.harness.id());
@@ -184,6 +186,7 @@ impl Runner {
         };
         let io = transport::open(self.engine.tasks(), process, sandbox.clone(), Transport::Stdio);
         tokio::task::spawn_blocking(move || drop(taken));
+        self.goes_on_in(sandbox.clone(), version);
         Ok(Awake { io, sandbox, paused: false, _pass: pass, _room: room })
     }
 

@@ -11,7 +11,7 @@ use karta_harness::{Capabilities, Codec, HistorySource, Input, Launch, Native, T
 use karta_sandbox::uplink::Service;
 use karta_sandbox::{Command, Place, Sandbox, Spec};
 use karta_types::message::Content;
-use karta_types::session::{Isolation, PermissionMode};
+use karta_types::session::PermissionMode;
 use karta_types::{Body, ErrorCode, RequestId, Secret};
 use serde_json::json;
 
@@ -22,7 +22,7 @@ use crate::data::turn::machine::{Effect, Limits, Machine};
 use crate::data::turn::run::{NewTurn, Runner};
 use crate::data::turn::tape::Tape;
 use crate::data::uplink::SessionUplink;
-use crate::gateway::{self, Way};
+use crate::gateway;
 use crate::{Error, Result};
 
 /// A history file larger than this is not looked at to decide whether a session can be resumed.
@@ -168,6 +168,11 @@ impl Running {
         awake.paused = true;
     }
 
+    /// Whether it is stopped for now.
+    pub(super) fn paused(&self) -> bool {
+        self.awake().is_some_and(|awake| awake.paused)
+    }
+
     /// Whether it could be stopped for now.
     pub(super) fn pauses(&self) -> bool {
         self.awake().is_some_and(|awake| awake.sandbox.pauses() && !awake.paused) && !self.killed
@@ -185,17 +190,15 @@ impl Running {
         }
     }
 
-    /// Ends the process and waits until it and its sandbox are gone.
+    /// Ends the process and waits until it is gone.
     pub(super) async fn end(self) {
         if let State::Awake(awake) = self.state {
             let Awake { io, sandbox, paused, .. } = *awake;
             // One that stands still would hear of no end.
-            if !paused {
-                io.end().await;
+            if paused && let Err(error) = sandbox.wake().await {
+                tracing::error!(error = crate::error::chain(&error), "a sandbox can't go on");
             }
-            if let Err(error) = sandbox.close().await {
-                tracing::error!(error = crate::error::chain(&error), "closing a sandbox");
-            }
+            io.end().await;
         }
     }
 }
@@ -221,15 +224,16 @@ impl Runner {
         if let Some(old) = self.running.take() {
             old.end().await;
         }
+        self.leave_other(release.row.version).await?;
         let asked = self.engine.clock().now();
         let (before, room) = self.engine.process_place(release.harness.id(), self.row.org).await?;
         let waited = self.engine.clock().now().since(asked);
         let driver = self.engine.driver(release.harness.id());
         let (program, harness) = self.engine.program(release)?;
-        let (way, spec) = self.spec(release, harness.clone());
-        let sandbox: Arc<dyn Sandbox> = driver.acquire(&spec).await?.into();
+        let spec = self.spec(release, harness.clone());
+        let (sandbox, brought) = self.sandbox(&*driver, &spec, release.row.version).await?;
         let program = inside(&program, harness.as_deref(), sandbox.place().harness.as_deref());
-        let pass = self.engine.channels().open(self.engine.rng(), self.channel(), way);
+        let pass = self.engine.channels().open(self.engine.rng(), self.channel(), self.way);
         let native = self.native(release, &*sandbox).await?;
         let place = sandbox.place().clone();
         let begun = Begun { native, place, token: pass.token.clone() };
@@ -274,6 +278,7 @@ impl Runner {
         }
         self.running = Some(running);
         let mut notices = start_notices(release, policy, &kept);
+        notices.extend(brought);
         if before > 0 {
             let detail = json!({ "before": before, "waited_ms": waited.as_millis() });
             notices.insert(0, Body::System { subtype: "queued".to_owned(), detail });
@@ -281,17 +286,13 @@ impl Runner {
         Ok(notices)
     }
 
-    /// What the driver is asked for, and the way by which what comes out of the sandbox comes in here.
-    pub(super) fn spec(&self, release: &Loaded, harness: Option<PathBuf>) -> (Way, Spec) {
-        // Where sandboxes are kept from the network, a token is good only for what comes out of its own.
-        let kept_apart = self.engine.driver(release.harness.id()).isolation() > Isolation::Process;
-        let way = if kept_apart { Way::Sandbox(self.engine.rng().next_u128()) } else { Way::Port };
-        let spec = Spec {
+    /// What the driver is asked for.
+    pub(super) fn spec(&self, release: &Loaded, harness: Option<PathBuf>) -> Spec {
+        Spec {
             harness,
-            uplink: Arc::new(SessionUplink::new(self.engine.clone(), way)),
+            uplink: Arc::new(SessionUplink::new(self.engine.clone(), self.way)),
             ..Spec::new(self.row.id, release.path.clone(), release.row.digest.clone())
-        };
-        (way, spec)
+        }
     }
 
     /// What the session's model calls belong to.

@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use karta_harness::Input;
+use karta_sandbox::Sandbox;
 use karta_store::{AuditEntry, Commit, SessionRow, TurnChange, TurnRow};
 use karta_types::event::Answerer;
 use karta_types::message::{Answer, Content, Message};
-use karta_types::session::{Participant, PermissionMode, ReleasePin, SessionStatus, Turn, TurnState};
+use karta_types::session::{
+    Isolation, Participant, PermissionMode, ReleasePin, SessionStatus, Turn, TurnState,
+};
 use karta_types::usage::Metered;
 use karta_types::{
     Body, ErrorCode, KeyId, OrgId, Problem, ProjectId, RequestId, Seq, SessionId, SessionTokenId, Timestamp,
@@ -28,6 +31,8 @@ use crate::data::turn::admit::{OnBusy, Started};
 use crate::data::turn::machine::{Effect, Stimulus};
 use crate::data::turn::meter::Meter;
 use crate::data::turn::process::{self, Heard, Running};
+use crate::data::turn::state::Machine;
+use crate::gateway::Way;
 use crate::{Engine, Error, Result};
 
 /// Chunks of output taken in before what they say is committed together.
@@ -100,11 +105,25 @@ pub enum Order {
         /// The conversation.
         reply: oneshot::Sender<Result<Vec<Message>>>,
     },
+    /// The machine that runs now, to be read from; none if there is none, or if places outlive machines here.
+    Machine {
+        /// The machine.
+        reply: oneshot::Sender<Option<Handle>>,
+    },
     /// End: the session is being erased.
     Close {
         /// The process is gone.
         reply: oneshot::Sender<()>,
     },
+}
+
+/// A machine, to be read from.
+pub struct Handle(pub(crate) Arc<dyn Sandbox>);
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Handle").field(&self.0.id()).finish()
+    }
 }
 
 /// A turn that runs.
@@ -128,6 +147,8 @@ pub(super) struct Runner {
     pub(super) meter: Arc<Meter>,
     pub(super) allowance: Arc<Allowance>,
     pub(super) running: Option<Running>,
+    /// What it runs in, where that does not outlive the process by itself.
+    pub(super) machine: Option<Machine>,
     pub(super) current: Option<Current>,
     queue: VecDeque<Arc<NewTurn>>,
     history: Vec<oneshot::Sender<Result<Vec<Message>>>>,
@@ -135,10 +156,12 @@ pub(super) struct Runner {
     exhausted: mpsc::Receiver<Box<Problem>>,
     pub(super) idle_since: Timestamp,
     /// How long it rests before everything goes.
-    idle: Duration,
+    pub(super) idle: Duration,
     closed: bool,
     /// What the audit log is told with the next answer that is committed.
     told: Vec<AuditEntry>,
+    /// The way by which what comes out of its sandboxes comes in here.
+    pub(super) way: Way,
     /// A turn that waits is not parked again before this.
     pub(super) not_parked_before: Timestamp,
     /// The disk was full during this turn: what room is left is for its end, not for more words.
@@ -179,12 +202,17 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         }
     };
     let (exhausted_to, exhausted) = mpsc::channel(1);
+    // Where sandboxes are kept from the network, a token is good only for what comes out of its own.
+    let kept_apart =
+        engine.driver(row.harness.as_deref().unwrap_or_default()).isolation() > Isolation::Process;
+    let way = if kept_apart { Way::Sandbox(engine.rng().next_u128()) } else { Way::Port };
     let mut runner = Runner {
         writer: Writer::new(session, row.head, "karta"),
         live: engine.hub().live(session),
         meter: Arc::default(),
         allowance: Arc::new(Allowance::new(session, &row.usage)),
         running: None,
+        machine: None,
         current: None,
         queue: VecDeque::new(),
         history: Vec::new(),
@@ -194,6 +222,7 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         idle: Duration::from_secs(engine.settings().limits.idle_seconds),
         closed: false,
         told: Vec::new(),
+        way,
         not_parked_before: row.created_at,
         muted: false,
         row,
@@ -212,9 +241,7 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
             tracing::error!(%session, error = error.chain(), "the session's runner gave up");
         }
     }
-    if let Some(running) = runner.running.take() {
-        running.end().await;
-    }
+    runner.let_go().await;
     engine.hub().retire(session, &mut orders);
 }
 
@@ -250,7 +277,9 @@ impl Runner {
             match next {
                 Next::Order(Some(order)) => self.obey(order).await?,
                 // Wanted: somebody waits for a place, and this one is not used; its session goes on natively when it is spoken to again.
-                Next::Order(None) | Next::Wanted => return Ok(()),
+                Next::Order(None) => return Ok(()),
+                Next::Wanted if self.part().await => return Ok(()),
+                Next::Wanted => {}
                 Next::Exhausted(Some(problem)) => {
                     self.step(Stimulus::BudgetExhausted(problem)).await?;
                 }
@@ -269,8 +298,9 @@ impl Runner {
                 {
                     self.step(Stimulus::Tick).await?;
                 }
+                Next::Deadline if self.rest_is_due() => self.keep_at_rest().await?,
                 Next::Deadline => {
-                    if self.idle_out() {
+                    if self.idle_out() && self.part().await {
                         return Ok(());
                     }
                 }
@@ -286,7 +316,8 @@ impl Runner {
     fn deadline(&self) -> Option<Timestamp> {
         let machine = self.running.as_ref().and_then(|running| running.machine.deadline());
         let idle = self.current.is_none().then(|| self.idle_since.plus(self.idle));
-        machine.into_iter().chain(idle).chain(self.park_at()).chain(self.pause_at()).min()
+        let rests = [self.rest_at(), self.park_at(), self.pause_at()].into_iter().flatten();
+        machine.into_iter().chain(idle).chain(rests).min()
     }
 
     /// Whether nothing has happened for long enough to let everything go.
@@ -342,7 +373,16 @@ impl Runner {
                 self.step(Stimulus::Mode(mode)).await
             }
             Order::History { reply } => self.tell_history(reply).await,
+            Order::Machine { reply } => {
+                // One that stands still answers nothing; what it has is in its checkpoint.
+                let runs = !self.running.as_ref().is_some_and(Running::paused);
+                let machine = self.machine.as_ref().filter(|_| runs);
+                let _ = reply.send(machine.map(|machine| Handle(machine.sandbox.clone())));
+                Ok(())
+            }
             Order::Close { reply } => {
+                // What is in it is being erased.
+                self.machine = None;
                 if let Some(running) = self.running.take() {
                     running.end().await;
                 }
@@ -539,13 +579,13 @@ impl Runner {
             }
             Heard::Exited { status, stderr } => {
                 self.step(Stimulus::Exited { status, stderr: &stderr }).await?;
-                if let Some(running) = self.running.take() {
-                    if running.awake().is_none() {
-                        // It was killed in its sleep: what was saved is of no use any more.
-                        self.engine.forget_parked(self.row.id).await;
-                    }
-                    running.end().await;
+                if self.running.as_ref().is_some_and(|running| running.awake().is_none()) {
+                    // It was killed in its sleep: what was saved is of no use any more.
+                    self.running = None;
+                    self.engine.forget_parked(self.row.id).await;
                 }
+                // A machine whose process has ended is no use; should it not be kept now, it is when the session rests.
+                self.part().await;
                 for reply in self.history.drain(..) {
                     let _ = reply.send(Err(Error::told(ErrorCode::HarnessFailed, "the harness is gone")));
                 }
@@ -777,6 +817,7 @@ impl Runner {
         self.current = None;
         self.muted = false;
         self.idle_since = self.engine.clock().now();
+        self.rest_soon();
         // Said about the turn that just ended; the next one is asked anew.
         while self.exhausted.try_recv().is_ok() {}
     }

@@ -64,6 +64,8 @@ impl Runner {
         ending: Ending,
         native: Option<String>,
     ) -> Result<(), Fatal> {
+        // Before `done`, so that what it says is over is kept; after all that the turn had to say, so that nobody waits for that.
+        let bodies = self.keep_at_end(bodies).await?;
         let Some(current) = &self.current else { return Ok(()) };
         let (id, started, first_text) = (current.new.id, current.started, current.first_text);
         let (metered, models) = self.meter.end();

@@ -1,1 +1,7 @@
-//! Tests.
+//! Checkpoints against a machine, a blob store and crashes that are the test's to choose.
+
+mod crashes;
+mod hostile;
+mod keys;
+mod random;
+mod support;

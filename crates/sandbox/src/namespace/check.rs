@@ -1,0 +1,172 @@
+//! Whether the driver works here, what should be known of how, and what a crash left.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use karta_types::{SandboxId, SessionId};
+
+use super::{Shared, folder, machine};
+use crate::cgroup::Group;
+use crate::{Command, Error, Sandbox as _, Spec};
+
+/// What is on the host under a sandbox's id.
+pub(super) struct Left {
+    name: String,
+    group: Option<Group>,
+    folder: Option<PathBuf>,
+}
+
+impl Shared {
+    /// Makes a sandbox, runs a program in it and ends it.
+    pub(super) async fn trial(self: &Arc<Self>, id: SandboxId) -> Result<(), Error> {
+        let release = self.machines.root.join(format!("{}trial-{id}", self.tag));
+        self.trials().insert(id);
+        let tried = match fs::create_dir_all(&release).map_err(machine::at("making", &release)) {
+            Ok(()) => {
+                let spec = Spec::new(SessionId::from_u128(0), release.clone(), "trial".to_owned());
+                self.attempt(id, &spec).await
+            }
+            Err(error) => Err(error),
+        };
+        let _ = fs::remove_dir_all(&release);
+        self.trials().remove(&id);
+        tried.map_err(|error| {
+            let text = error.to_string();
+            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+            let text = causes.fold(text, |text, cause| format!("{text}: {cause}"));
+            let text = text.strip_prefix("this isolation is not available here: ").unwrap_or(&text);
+            Error::Unavailable(format!("{text}{}", hint(text)))
+        })
+    }
+
+    fn trials(&self) -> MutexGuard<'_, BTreeSet<SandboxId>> {
+        self.trials.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn attempt(self: &Arc<Self>, id: SandboxId, spec: &Spec) -> Result<(), Error> {
+        let (sandbox, _running) = Arc::clone(self).make(id, spec).await?;
+        let command = Command {
+            program: "/bin/sh".to_owned(),
+            args: vec!["-c".to_owned(), "exit 7".to_owned()],
+            env: Vec::new(),
+            cwd: sandbox.place().workspace.clone(),
+        };
+        let ended = match sandbox.spawn(&command).await {
+            Ok(mut process) => Ok(process.control.wait().await),
+            Err(error) => Err(error),
+        };
+        sandbox.close().await?;
+        let ended = ended?;
+        if ended.status == Some(7) {
+            return Ok(());
+        }
+        Err(Error::Unavailable(format!("a program in a sandbox ended otherwise than it should ({ended:?})")))
+    }
+
+    /// What should be known.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let mut notes = vec![
+            "sandboxes share the host's kernel: a fault in it lets a session out; `microvm` gives each its own".to_owned(),
+        ];
+        if self.machines.image.is_none() {
+            notes.push(
+                "sandboxes see the programs of this host (`/usr`, `/bin`, `/lib`) and no image's: `karta image build` makes one"
+                    .to_owned(),
+            );
+        }
+        if !self.privileged {
+            notes.push(
+                "the server is not root: a session's disk use is measured every 10 seconds and not limited by the kernel, its \
+                 processes have the server's user id on the host, and they can reach the folder under their workspace"
+                    .to_owned(),
+            );
+            let group = self
+                .groups
+                .as_ref()
+                .map_err(Clone::clone)
+                .and_then(|tree| tree.probe().map_err(|error| error.to_string()));
+            if let Err(reason) = group {
+                notes.push(format!(
+                    "memory and processor time of sandboxes are not limited, and they can't be paused: {reason}"
+                ));
+            }
+        }
+        notes
+    }
+
+    /// What is on the host of any sandbox of this server.
+    pub(super) async fn leftovers(self: Arc<Self>) -> Result<Vec<Left>, Error> {
+        super::blocking("looking for what a crash left", move || {
+            let mut left: Vec<Left> = Vec::new();
+            if let Ok(tree) = &self.groups {
+                left.extend(tree.found(&self.tag).into_iter().map(|(name, group)| Left {
+                    name,
+                    group: Some(group),
+                    folder: None,
+                }));
+            }
+            for entry in fs::read_dir(&self.machines.root).into_iter().flatten().flatten() {
+                if let Some(name) = entry.file_name().to_str().filter(|name| name.starts_with(&self.tag)) {
+                    left.push(Left { name: name.to_owned(), group: None, folder: Some(entry.path()) });
+                }
+            }
+            Ok(left)
+        })
+        .await
+    }
+
+    /// Removes what is left of sandboxes that are not here. Answers of how many.
+    pub(super) async fn sweep(
+        self: Arc<Self>,
+        left: Vec<Left>,
+        here: impl Iterator<Item = SandboxId>,
+    ) -> Result<usize, Error> {
+        let trials = self.trials().clone();
+        let here: BTreeSet<_> = here.chain(trials).map(|id| id.to_string()).collect();
+        super::blocking("removing what a crash left", move || {
+            let mut removed = BTreeSet::new();
+            for Left { name, group, folder } in left {
+                if here.iter().any(|one| name.ends_with(one.as_str())) {
+                    continue;
+                }
+                if group.is_some_and(|group| !group.remove()) {
+                    tracing::warn!(group = name, "a control group that a crash left could not be removed");
+                }
+                if let Some(folder) = folder {
+                    folder::remove(&folder);
+                }
+                removed.insert(name);
+            }
+            Ok(removed.len())
+        })
+        .await
+    }
+}
+
+/// What to do about a failure.
+fn hint(text: &str) -> &'static str {
+    let hints = [
+        (
+            "disk of the session's file",
+            "; load the module (`modprobe loop`), and where the server runs in a container give it \
+                                        `/dev/loop-control` and `/dev/loop*`",
+        ),
+        (
+            "another owner",
+            "; the file system of the data directory can't give files another owner for a mount: use ext4, XFS, Btrfs or \
+                           tmpfs on Linux 5.19 or later",
+        ),
+        (
+            "No space left on device",
+            "; if the disk is not full, raise the limit with `sysctl user.max_user_namespaces=15000`",
+        ),
+        (
+            "making the namespaces",
+            "; allow them with `sysctl user.max_user_namespaces=15000`, and run the server outside of containers \
+                                   that forbid them",
+        ),
+    ];
+    hints.iter().find(|(sign, _)| text.contains(sign)).map_or("", |(_, hint)| hint)
+}
