@@ -10,6 +10,7 @@ mod reach;
 use karta_sandbox::{Driver, Exit, Sandbox};
 
 use crate::isolated::namespace;
+use crate::machines::microvm;
 use crate::support::{World, acquire, run, script};
 
 /// One test for each attack and driver.
@@ -20,6 +21,14 @@ macro_rules! attacks {
             async fn $attack() {
                 let world = super::World::new();
                 super::$group::$attack(&super::namespace(&world), &world).await;
+            })*
+        }
+        mod machines {
+            $(#[tokio::test]
+            #[ignore = "needs an image and QEMU"]
+            async fn $attack() {
+                let world = super::World::new();
+                super::$group::$attack(&super::microvm(&world).await, &world).await;
             })*
         }
     };
