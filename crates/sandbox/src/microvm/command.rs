@@ -40,7 +40,7 @@ pub(super) enum Accelerator {
 }
 
 impl Accelerator {
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
             Self::Tcg => "tcg",

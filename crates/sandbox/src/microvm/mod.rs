@@ -10,6 +10,7 @@
 mod boot;
 mod command;
 mod disks;
+mod figures;
 mod keys;
 mod launch;
 mod memory;
@@ -18,6 +19,8 @@ mod pool;
 mod qmp;
 mod snapshot;
 mod vm;
+
+pub use figures::Figures;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
