@@ -133,7 +133,8 @@ async fn booted(
     let base = shared.base().await?;
     let folder = shared.disks.root().to_owned();
     let (harness, session) = (harness.map(Path::to_owned), session.map(Path::to_owned));
-    let (origin, drives, ram) = blocking(move || {
+    let host = shared.host().await?;
+    let made = blocking(move || {
         let ram = memory::create(shape.memory * MEBIBYTE)
             .map_err(|error| Error::Unavailable(format!("there is no memory for a machine ({error})")))?;
         let release = disks::unnamed(&folder)?;
@@ -156,11 +157,11 @@ async fn booted(
         };
         let origin = Origin::Boot { kernel: open(&base.kernel)?, initramfs: open(&base.initramfs)? };
         Ok((origin, drives, ram))
-    })
-    .await?;
+    });
+    let ((origin, drives, ram), room) = tokio::try_join!(made, host.room(shape.memory))?;
     let given = memory::another(&ram)
         .map_err(|error| Error::Unavailable(format!("there is no memory for a machine ({error})")))?;
-    let mut vm = Vm::start(shared.host().await?, shape, origin, given, drives).await?;
+    let mut vm = Vm::start(host, room, shape, origin, given, drives).await?;
     let stream = vm.take_guest()?;
     let link = Link::start(stream, FIRST, Arc::new(Nowhere));
     if let Err(error) = link.hello(patience).await {
@@ -243,16 +244,17 @@ pub(super) async fn restore(shared: &Shared, kind: &Kind, snapshot: &Arc<Snapsho
     let folder = shared.disks.root().to_owned();
     let (snapshot, kind) = (Arc::clone(snapshot), kind.clone());
     let shape = kind.shape;
-    let (origin, memory, parts) = blocking(move || {
+    let made = blocking(move || {
         let failed = |error| Error::Unavailable(format!("there is no memory for a machine ({error})"));
         let session = disks::unnamed(&folder)?;
         disks::copy(&kind.session, &session)?;
         let parts = parts(&base, &folder, &kind, session)?;
         let origin = Origin::State(snapshot.state().map_err(failed)?);
         Ok((origin, snapshot.memory().map_err(failed)?, parts))
-    })
-    .await?;
+    });
+    let host = shared.host().await?;
+    let ((origin, memory, parts), room) = tokio::try_join!(made, host.room(shape.memory))?;
     let Parts { drives, release, session } = parts;
-    let vm = Vm::start(shared.host().await?, shape, origin, memory, drives).await?;
+    let vm = Vm::start(host, room, shape, origin, memory, drives).await?;
     Ok(Spare { vm, release, session })
 }
