@@ -8,7 +8,7 @@ use karta_sandbox::state::{Entry, Kind, Record};
 use karta_sandbox::{Error, Sandbox};
 
 use super::{sandbox, sandbox_in};
-use crate::support::{World, line, run, script, tree};
+use crate::support::{World, acquire, line, run, script, tree};
 
 async fn taken(sandbox: &dyn Sandbox, paths: Vec<PathBuf>) -> Vec<Record> {
     sandbox.take(paths).await.unwrap().map(Result::unwrap).collect().await
@@ -112,6 +112,16 @@ pub(crate) async fn replaces(first: &dyn Sandbox, other: &dyn Sandbox) {
 async fn a_replaced_folder_stays_replaced() {
     let (world, second) = (World::new(), World::new());
     replaces(&sandbox(&world).await, &sandbox(&second).await).await;
+}
+
+/// The same where the workspace is an overlay.
+#[tokio::test]
+async fn sessions_move_between_namespaces() {
+    let world = World::new();
+    let driver = crate::isolated::namespace(&world);
+    let [one, two, three, four] = [1, 2, 3, 4].map(|number| world.spec(number, "a"));
+    moves(&*acquire(&driver, &one).await, &*acquire(&driver, &two).await).await;
+    replaces(&*acquire(&driver, &three).await, &*acquire(&driver, &four).await).await;
 }
 
 #[tokio::test]
