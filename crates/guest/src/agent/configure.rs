@@ -145,7 +145,10 @@ fn temp(place: &Place, bytes: u64) -> Result<(), Failure> {
         // Whatever ran before the session may have left something.
         mounts::unmount(&target);
     }
-    let data = format!("mode=1777,size={}", if bytes == 0 { USUAL } else { bytes });
+    let bytes = if bytes == 0 { USUAL } else { bytes };
+    // Empty files take room too: what the kernel keeps of each.
+    let files = (bytes / 4096).max(1024);
+    let data = format!("mode=1777,size={bytes},nr_inodes={files}");
     mounts::mount("tmpfs", &target, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, &data)
 }
 

@@ -207,7 +207,7 @@ impl Shared {
         let owners = lease.as_ref().map_or(Owners { root: inside_only, agent: inside_only }, |lease| {
             Owners { root: lease.id(0), agent: lease.id(AGENT) }
         });
-        let mut items = base(machines.image.as_deref(), owners)?;
+        let mut items = base(machines.tree().as_deref(), owners)?;
         items.extend(["/workspace", "/home/agent", "/state", "/release"].map(|to| Item::Folder {
             to: to.into(),
             mode: 0o755,

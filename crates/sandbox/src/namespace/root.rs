@@ -8,7 +8,7 @@ use karta_guest::jail::{Ids, Item};
 use crate::Error;
 
 /// Folders of an image that are never shown, or that every sandbox has its own of.
-const OWN: [&str; 14] = [
+const OWN: [&str; 15] = [
     "boot",
     "dev",
     "home",
@@ -23,6 +23,7 @@ const OWN: [&str; 14] = [
     "state",
     "sys",
     "tmp",
+    "workspace",
 ];
 
 /// Where the host's own programs are. Where there is no image, these are shown, and nothing else of the host but [`SETTINGS`].
