@@ -7,7 +7,8 @@ use std::path::PathBuf;
 pub struct Machines {
     /// Where what belongs to running sandboxes is kept on the host: `<data>/machines`. Nothing in it outlives its sandbox.
     pub root: PathBuf,
-    /// The root file system of sandboxes: the folder of a built image, or none for one that shows the host's own programs.
+    /// The folder of the image that sandboxes begin with; none for the newest of `images`. Where there is none at all, sandboxes in
+    /// namespaces show the host's own programs.
     pub image: Option<PathBuf>,
     /// Where built images are: `<data>/images`.
     pub images: PathBuf,

@@ -22,6 +22,14 @@ macro_rules! attacks {
                 super::$group::$attack(&super::namespace(&world), &world).await;
             })*
         }
+        mod machines {
+            $(#[tokio::test]
+            #[ignore = "needs an image and QEMU"]
+            async fn $attack() {
+                let world = super::World::new();
+                super::$group::$attack(&crate::machines::small(&world).await, &world).await;
+            })*
+        }
     };
 }
 

@@ -35,6 +35,16 @@ async fn limits(folder: &Path) -> Machines {
     }
 }
 
+/// The driver with the limits that attacks are tried against.
+pub(crate) async fn small(world: &World) -> microvm::Driver {
+    driver(Machines {
+        image: Some(image().await),
+        memory_bytes: 512 << 20,
+        warm: 0,
+        ..crate::isolated::machines(world)
+    })
+}
+
 fn driver(limits: Machines) -> microvm::Driver {
     microvm::Driver::new(limits, Arc::new(karta_types::time::System), rng())
 }
