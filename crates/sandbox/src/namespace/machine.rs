@@ -295,7 +295,7 @@ impl Shared {
             }
             drop(lease);
         });
-        let given = Given { descriptors, group, afterwards: Some(afterwards) };
+        let given = Given::new(descriptors, group, Some(afterwards));
         Ok(Made { plan, given, channel, state })
     }
 
