@@ -20,6 +20,7 @@ use super::root::{Owners, base};
 use super::{Shared, disk, folder};
 use crate::cgroup::{Group, Quota};
 use crate::guest::{GuestSandbox, Link, Machine, Setup};
+use crate::image::{self, Image, Images};
 use crate::jail::{Given, Jail, Output};
 use crate::{Error, Place, Spec, seccomp};
 
@@ -294,8 +295,18 @@ impl Shared {
             }
             drop(lease);
         });
-        let given = Given { descriptors, group, afterwards: Some(afterwards) };
+        let given = Given::new(descriptors, group, Some(afterwards));
         Ok(Made { plan, given, channel, state })
+    }
+
+    /// The root file system of the image to use; none where there is no image.
+    pub(super) fn image(&self) -> Result<Option<PathBuf>, Error> {
+        let unusable = |error: image::Error| Error::Unavailable(error.to_string());
+        let image = match &self.machines.image {
+            Some(folder) => Some(Image::open(folder).map_err(unusable)?),
+            None => Images::new(self.machines.images.clone()).list().map_err(unusable)?.into_iter().next(),
+        };
+        Ok(image.map(|image| image.root()))
     }
 
     /// A folder of the host, read-only, as the agent's.
