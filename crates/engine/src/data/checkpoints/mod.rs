@@ -268,7 +268,7 @@ impl Checkpoints {
         }
 
         let seq = last + 1;
-        let (pack, place) = packer.open();
+        let (into, at) = packer.open();
         let (sealing, lengths) = (key.clone(), packer.put.clone());
         let (tree, root, sealed) = off_runtime(&self.cpu, move || {
             let mut packs: BTreeMap<PackId, u64> = BTreeMap::new();
@@ -291,10 +291,10 @@ impl Checkpoints {
             seq,
             turn,
             key: key.id.clone(),
-            pack: pack.to_string(),
-            place,
+            pack: into.to_string(),
+            place: at,
             length,
-            packs: root.packs.keys().chain([&pack]).map(PackId::to_string).collect(),
+            packs: root.packs.keys().chain([&into]).map(PackId::to_string).collect(),
             files: tree.len() as u64,
             bytes,
             at: now,

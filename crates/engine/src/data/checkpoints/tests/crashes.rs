@@ -20,7 +20,7 @@ fn second(machine: &Machine) {
 #[tokio::test]
 async fn an_end_at_any_step_leaves_the_old_or_the_new_and_loses_or_leaks_nothing() {
     for after in [false, true] {
-        let deaths = ends(after).await;
+        let deaths = Box::pin(ends(after)).await;
         assert!(deaths >= 5, "reading the list, putting several packs, removing old ones: {deaths}");
     }
 }
@@ -34,7 +34,7 @@ async fn ends(after_it: bool) -> u32 {
         let machine = Machine::new(1);
         first(&machine);
         let checkpoints = world.checkpoints();
-        for round in 0..4 {
+        for round in 0..4_u32 {
             machine.file("home/round", &content(5000, round));
             checkpoints.save(owner, turn(u128::from(round)), Pace::Rest, &machine).await.unwrap();
         }
