@@ -133,6 +133,31 @@ async fn an_owner_that_lost_the_session_adds_nothing_and_removes_nothing() {
 }
 
 #[tokio::test]
+async fn an_owner_that_lost_the_session_leaves_the_next_ones_packs_alone() {
+    let world = World::new().await;
+    let old = world.session(world.org(1).await, 5).await;
+    let (here, there) = (world.checkpoints(), world.checkpoints());
+    let machine = Machine::new(1);
+    first(&machine);
+    save(&here, old, &machine).await;
+    let new = world.own(old).await;
+    let moved = Machine::new(2);
+    there.load(new, 0, &moved).await.unwrap().unwrap();
+    second(&moved);
+    // The new one has put its packs, and is about to add its checkpoint.
+    world.blobs.steps.store(0, Ordering::SeqCst);
+    world.blobs.dies_after.store(true, Ordering::SeqCst);
+    world.blobs.dies_at.store(2, Ordering::SeqCst);
+    let saving = async { there.save(new, turn(2), Pace::Turn, &moved).await.map(drop) };
+    assert!(until_death(&world.blobs, saving).await);
+    let before = world.blobs.objects().await;
+    // The old one still looks after its own, and has nothing new to add by which it would learn.
+    let saved = here.save(old, turn(1), Pace::Rest, &machine).await.unwrap();
+    assert!(!saved.changed);
+    assert_eq!(world.blobs.objects().await, before);
+}
+
+#[tokio::test]
 async fn a_damaged_checkpoint_is_found_out_and_the_one_before_is_there() {
     for (what, cut) in [("changed", false), ("cut", true)] {
         let world = World::new().await;
