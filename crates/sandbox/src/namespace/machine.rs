@@ -208,7 +208,7 @@ impl Shared {
         let owners = lease.as_ref().map_or(Owners { root: inside_only, agent: inside_only }, |lease| {
             Owners { root: lease.id(0), agent: lease.id(AGENT) }
         });
-        let mut items = base(machines.tree().as_deref(), owners)?;
+        let mut items = base(self.image()?.as_deref(), owners)?;
         items.extend(["/workspace", "/home/agent", "/state", "/release"].map(|to| Item::Folder {
             to: to.into(),
             mode: 0o755,
@@ -302,10 +302,10 @@ impl Shared {
     /// The root file system of the image to use; none where there is no image.
     pub(super) fn image(&self) -> Result<Option<PathBuf>, Error> {
         let unusable = |error: image::Error| Error::Unavailable(error.to_string());
-        let image = match &self.machines.image {
-            Some(folder) => Some(Image::open(folder).map_err(unusable)?),
-            None => Images::new(self.machines.images.clone()).list().map_err(unusable)?.into_iter().next(),
-        };
+        if let Some(tree) = self.machines.tree() {
+            return Ok(Some(tree));
+        }
+        let image = Images::new(self.machines.images.clone()).list().map_err(unusable)?.into_iter().next();
         Ok(image.map(|image| image.root()))
     }
 
