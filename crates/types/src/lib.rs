@@ -7,6 +7,7 @@ pub mod audit;
 pub mod billing;
 pub mod budget;
 pub mod code;
+pub mod egress;
 pub mod event;
 pub mod id;
 pub mod key;
