@@ -2,7 +2,7 @@
 
 mod allowance;
 pub mod channels;
-mod egress;
+pub(crate) mod egress;
 pub mod git;
 pub mod history;
 pub mod hub;
