@@ -85,11 +85,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Reader<S> {
         }
         let whole = async {
             loop {
-                if let Some(end) = head::end(&self.read) {
+                let end = head::end(&self.read[..self.read.len().min(head::LONGEST)]);
+                if let Some(end) = end {
                     let head = self.read.split_to(end);
                     return head::read(&head).map_err(NoHead::Wrong);
                 }
-                if self.read.len() > head::LONGEST {
+                if self.read.len() >= head::LONGEST {
                     return Err(NoHead::Wrong("its head is too long"));
                 }
                 match self.more().await {

@@ -5,7 +5,7 @@ use std::io;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// The most bytes of a head.
-pub(super) const LONGEST: usize = 64 << 10;
+pub(super) const LONGEST: usize = 48 << 10;
 /// The most headers.
 const HEADERS: usize = 128;
 

@@ -1,5 +1,7 @@
 //! Requests by plain HTTP.
 
+use std::sync::atomic::Ordering;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::support::*;
@@ -124,7 +126,8 @@ async fn what_can_be_read_in_two_ways_goes_nowhere() {
     let answer = session.ask(format!("POST http://{at}/ HTTP/1.1\r\nHost: {at}\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n")).await;
     assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
     let long = format!("GET http://{at}/{} HTTP/1.1\r\nHost: {at}\r\n\r\n", "x".repeat(100 << 10));
-    assert!(session.ask(long).await.starts_with("HTTP/1.1 400"));
+    let answer = session.ask(long).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     assert!(
         server.seen.lock().unwrap().iter().all(|seen| seen.body == b"CUT"),
         "{:?}",
@@ -199,6 +202,12 @@ async fn what_is_cut_is_cut_on_the_other_side() {
         )
         .await
         .unwrap();
+    let begun = async {
+        while server.begun.load(Ordering::Relaxed) < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, begun).await.expect("the host sees the request");
     drop(stream);
     let cut = async {
         while server.seen.lock().unwrap().iter().all(|seen| seen.body != b"CUT") {

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub(super) struct Seen {
 pub(super) struct Server {
     pub(super) port: u16,
     pub(super) seen: Arc<Mutex<Vec<Seen>>>,
+    /// Requests whose head was seen.
+    pub(super) begun: Arc<AtomicUsize>,
     _runs: AbortOnDropHandle<()>,
 }
 
@@ -120,7 +123,9 @@ async fn server(tls: Option<TlsAcceptor>) -> Server {
     let port = listener.local_addr().unwrap().port();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let kept = seen.clone();
-    let app = Router::new().fallback(move |request: Request| record(request, kept.clone()));
+    let begun = Arc::new(AtomicUsize::new(0));
+    let counted = begun.clone();
+    let app = Router::new().fallback(move |request: Request| record(request, kept.clone(), counted.clone()));
     let runs = tokio::spawn(async move {
         loop {
             let Ok((stream, _)) = listener.accept().await else { return };
@@ -137,7 +142,7 @@ async fn server(tls: Option<TlsAcceptor>) -> Server {
             });
         }
     });
-    Server { port, seen, _runs: AbortOnDropHandle::new(runs) }
+    Server { port, seen, begun, _runs: AbortOnDropHandle::new(runs) }
 }
 
 async fn one(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, app: Router) {
@@ -146,17 +151,29 @@ async fn one(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, app: 
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn record(request: Request, seen: Arc<Mutex<Vec<Seen>>>) -> Response {
+async fn record(request: Request, seen: Arc<Mutex<Vec<Seen>>>, begun: Arc<AtomicUsize>) -> Response {
     let line = format!("{} {}", request.method(), request.uri());
     let path = request.uri().path().to_owned();
     let headers = request.headers().iter().fold(String::new(), |text, (name, value)| {
         format!("{text}{name}: {}\n", String::from_utf8_lossy(value.as_bytes()))
     });
+    begun.fetch_add(1, Ordering::Relaxed);
     if path == "/early" {
+        tokio::spawn(axum::body::to_bytes(request.into_body(), 64 << 20));
         return (axum::http::StatusCode::PAYLOAD_TOO_LARGE, "enough").into_response();
     }
-    let Ok(body) = axum::body::to_bytes(request.into_body(), 64 << 20).await else {
-        seen.lock().unwrap().push(Seen { line, headers, body: b"CUT".to_vec() });
+    // On its own: a server forgets what it does for a connection that breaks.
+    let reading = tokio::spawn(axum::body::to_bytes(request.into_body(), 64 << 20));
+    let (known, failed) = (seen.clone(), (line.clone(), headers.clone()));
+    let reading = tokio::spawn(async move {
+        let read = reading.await.unwrap();
+        if read.is_err() {
+            let (line, headers) = failed;
+            known.lock().unwrap().push(Seen { line, headers, body: b"CUT".to_vec() });
+        }
+        read
+    });
+    let Ok(body) = reading.await.unwrap() else {
         return "cut".into_response();
     };
     let authorization =
