@@ -43,6 +43,8 @@ pub struct Settings {
     pub folder: Folder,
     /// Releases.
     pub releases: Releases,
+    /// The way out of sandboxes.
+    pub egress: EgressSettings,
     /// `git push` to this server.
     pub git: Git,
     /// Which planes this server is.
@@ -358,6 +360,14 @@ impl Default for Releases {
     }
 }
 
+/// The way out of sandboxes.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EgressSettings {
+    /// Whether everything public is let through, and only told: for development, to find the rules that a folder needs.
+    pub observe: bool,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -376,6 +386,7 @@ impl Default for Settings {
             budget: Caps::default(),
             folder: Folder::default(),
             releases: Releases::default(),
+            egress: EgressSettings::default(),
             git: Git::default(),
             plane: Plane::default(),
             authority: Authority::default(),

@@ -46,6 +46,7 @@ const ALL: &[Migration] = &[
     migration!(11, "0011_token_caps"),
     migration!(12, "0012_activations"),
     migration!(13, "0013_publishing"),
+    migration!(14, "0014_policy"),
 ];
 
 /// What keeps two servers from changing one PostgreSQL database at once: a number nobody else has a reason to lock.

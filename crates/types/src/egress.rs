@@ -5,7 +5,7 @@ mod host;
 mod path;
 mod rule;
 
-pub use decision::{Decision, propose};
+pub use decision::{Decision, Record, propose};
 pub use host::{Host, Hosts, Place};
 pub use path::{Paths, RequestPath};
 pub use rule::{Method, Rule};

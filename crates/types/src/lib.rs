@@ -13,6 +13,7 @@ pub mod id;
 pub mod key;
 pub mod message;
 pub mod money;
+pub mod org_policy;
 pub mod page;
 pub mod permission;
 pub mod person;
@@ -25,6 +26,7 @@ pub mod secret;
 pub mod session;
 pub mod session_token;
 pub mod time;
+pub mod tool_secret;
 pub mod usage;
 pub mod webhook;
 

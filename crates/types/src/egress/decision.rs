@@ -11,6 +11,7 @@ const PATH: usize = 200;
 
 /// What was decided about a request, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Decision {
     /// Whether it went on.
     pub allowed: bool,
@@ -41,6 +42,18 @@ impl Decision {
         let shown: String = path.chars().filter(|letter| !letter.is_control()).take(PATH).collect();
         if shown.len() < path.len() { format!("{shown}…") } else { shown }
     }
+}
+
+/// What a session reached, as its events tell.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Record {
+    /// What was decided, each once with how often.
+    pub decisions: Vec<Decision>,
+    /// The rules of `[policy] egress` that what was let through needs.
+    pub rules: Vec<String>,
+    /// Whether nothing is missing: events that are past their time are gone, and only so much is listed.
+    pub complete: bool,
 }
 
 /// The rules of `[policy] egress` that what was seen needs: a line for each host, with the methods where they are known. Paths are left
