@@ -8,6 +8,7 @@ mod completions;
 mod folder;
 mod harness;
 mod people;
+mod policy;
 mod projects;
 mod releases;
 mod server;
@@ -28,6 +29,7 @@ pub(crate) use completions::CompletionsArgs;
 pub(crate) use folder::{CheckArgs, DeployArgs, GitCredentialArgs, InitArgs};
 pub(crate) use harness::{HarnessArgs, HarnessCommand, Wanted};
 pub(crate) use people::{LoginArgs, LogoutArgs, MembersArgs, MembersCommand, WhoamiArgs};
+pub(crate) use policy::{EgressArgs, EgressCommand, PolicyArgs, PolicyCommand, SecretsArgs, SecretsCommand};
 pub(crate) use projects::{LogsArgs, ProjectsArgs, ProjectsCommand};
 pub(crate) use releases::{
     PreviewsArgs, PreviewsCommand, ReleasesArgs, ReleasesCommand, RollbackArgs, version,
@@ -103,6 +105,9 @@ pub(crate) enum Command {
     Usage(UsageArgs),
     Billing(BillingArgs),
     ProviderKeys(ProviderKeysArgs),
+    Secrets(SecretsArgs),
+    Policy(PolicyArgs),
+    Egress(EgressArgs),
     Token(TokenArgs),
     Webhooks(WebhooksArgs),
     Audit(AuditArgs),

@@ -131,7 +131,7 @@ fn values_of_the_wrong_kind_are_told() {
             "karta.toml:10:9: `env.D` must be a text, or a secret; write it as `D = { secret = true, hosts = [\"api.example.com\"] }`",
             "karta.toml:11:9: `env.E.hosts` must name the hosts that the secret may go to",
             "karta.toml:12:9: `env.F.hosts` must name the hosts that the secret may go to",
-            "karta.toml:12:36: `env.F.hosts`: `https://a` must be `host`, `host:port` or `*.domain`, in lower case, names beyond ASCII as `xn--…`",
+            "karta.toml:12:35: `env.F.hosts`: `https://a` must be `host`, `host:port` or `*.domain`, in lower case, names beyond ASCII as `xn--…`",
         ]
     );
 }

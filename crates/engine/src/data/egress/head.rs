@@ -35,6 +35,8 @@ pub(super) struct Head {
     pub(super) length: Length,
     /// Whether another request may follow on the connection.
     pub(super) goes_on: bool,
+    /// Whether the program says that another will.
+    pub(super) keeps: bool,
     /// Whether it is of HTTP/1.1: knows chunks.
     pub(super) chunks: bool,
     /// Whether the body is sent only when it is asked for.
@@ -132,6 +134,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Head, &'static str> {
         host,
         length,
         goes_on: !closes && (chunks || keeps),
+        keeps,
         chunks,
         expects: expects && chunks,
     })

@@ -39,6 +39,8 @@ pub(super) async fn connection(gateway: &Gateway, stream: Box<dyn Duplex>) -> io
             return part(reader, writer, StatusCode::BAD_REQUEST, why).await;
         };
         let wanted = Wanted { place: &place, tls: false, target };
+        // Simple programs read an answer to the end of the connection: who wants it kept says so to a proxy.
+        let head = Head { goes_on: head.goes_on && head.keeps, ..head };
         if !one(gateway, &mut reader, &mut writer, &mut line, head, &wanted).await? {
             writer.end().await;
             return Ok(());

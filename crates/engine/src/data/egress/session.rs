@@ -69,6 +69,7 @@ impl Engine {
     ///
     /// # Errors
     /// `overloaded` when the control plane does not answer; a secret can't be opened.
+    #[expect(dead_code, reason = "the runner takes it up where a driver keeps sessions from the network")]
     pub(crate) async fn session_egress(
         &self,
         row: &SessionRow,
@@ -181,5 +182,29 @@ fn told_in(body: &Body) -> Option<Vec<Decision>> {
             serde_json::from_value(detail.get("decisions")?.clone()).ok()
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::egress::told;
+
+    #[test]
+    fn what_is_told_is_read_again() {
+        let decision = Decision {
+            allowed: true,
+            method: Some("GET".into()),
+            host: "a.example".into(),
+            port: 443,
+            path: Some("/x".into()),
+            rule: Some("a.example".into()),
+            why: None,
+            count: 3,
+        };
+        let event = told::event(std::slice::from_ref(&decision));
+        assert_eq!(told_in(&event), Some(vec![decision]));
+        let other = Body::System { subtype: "queued".into(), detail: serde_json::json!({"decisions": []}) };
+        assert_eq!(told_in(&other), None);
     }
 }

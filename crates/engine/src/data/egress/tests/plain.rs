@@ -143,9 +143,9 @@ async fn one_connection_carries_many_requests_and_bodies_of_both_kinds() {
     let outside = world.outside(&Names::new(&[("a.example", &["127.0.0.1"])]), true);
     let session = Session::new(&outside, std::slice::from_ref(&at));
     let requests = format!(
-        "POST http://{at}/1 HTTP/1.1\r\nHost: {at}\r\nContent-Length: 5\r\n\r\nhello\
-         POST http://{at}/2 HTTP/1.1\r\nHost: {at}\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nT: 1\r\n\r\n\
-         HEAD http://{at}/3 HTTP/1.1\r\nHost: {at}\r\n\r\n\
+        "POST http://{at}/1 HTTP/1.1\r\nHost: {at}\r\nProxy-Connection: Keep-Alive\r\nContent-Length: 5\r\n\r\nhello\
+         POST http://{at}/2 HTTP/1.1\r\nHost: {at}\r\nProxy-Connection: Keep-Alive\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nT: 1\r\n\r\n\
+         HEAD http://{at}/3 HTTP/1.1\r\nHost: {at}\r\nProxy-Connection: Keep-Alive\r\n\r\n\
          GET http://{at}/alt HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n"
     );
     let answer = session.ask(requests).await;
