@@ -125,6 +125,8 @@ pub(super) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
     }
     let mut left = Left::of(length);
+    let held = matches!(length, Length::Of(bytes) if bytes <= WHOLE) && !gateway.secrets.is_empty();
+    let _room = if held { Some(gateway.whole.acquire().await.map_err(io::Error::other)?) } else { None };
     let sent = match sent(gateway, reader, &mut left, place, (safe, written), length).await? {
         Ok(sent) => sent,
         Err(why) => return Ok(refused(why)),

@@ -51,6 +51,15 @@ impl Refusal {
 const OBSERVED: &str = "observe";
 
 impl Rules {
+    /// Whether requests are looked at somewhere.
+    pub(super) fn looks(&self) -> bool {
+        let partly = |rules: &[Rule]| rules.iter().any(|rule| !rule.is_whole());
+        self.observe
+            || partly(&self.asked)
+            || partly(self.allowed.as_deref().unwrap_or_default())
+            || partly(&self.denied)
+    }
+
     /// What no rule can allow.
     fn never(&self, place: &Place) -> Option<Refusal> {
         providers::is_provider(place, &self.models)

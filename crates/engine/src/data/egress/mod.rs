@@ -41,6 +41,8 @@ use crate::tasks::Tasks;
 
 /// Connections of one session at once; more wait.
 const AT_ONCE: usize = 64;
+/// Bodies of one session that are held whole at once, to put secrets in; more wait.
+const WHOLE: usize = 8;
 /// Connections that wait; more are closed.
 const WAITING: usize = 192;
 
@@ -62,6 +64,7 @@ pub(super) struct Gateway {
     told: told::Told,
     places: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    whole: Semaphore,
     stop: CancellationToken,
 }
 
@@ -87,6 +90,7 @@ impl Egress {
             told,
             places: Arc::new(Semaphore::new(AT_ONCE)),
             waiting: Arc::new(Semaphore::new(WAITING)),
+            whole: Semaphore::new(WHOLE),
             stop: stop.clone(),
         };
         let egress = Self { gateway: Arc::new(gateway), tasks: tasks.clone(), _end: stop.drop_guard() };
@@ -110,8 +114,8 @@ impl Egress {
         });
     }
 
-    /// Variables for the programs inside: where the proxy is, the certificates they trust (the file with [`Egress::bundle`]), and the
-    /// placeholders of secrets.
+    /// Variables for the programs inside: where the proxy is, the certificates they trust where it looks into TLS (the file with
+    /// [`Egress::bundle`]), and the placeholders of secrets.
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "the runner takes it up where a driver keeps sessions from the network")
@@ -129,9 +133,16 @@ impl Egress {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
-        variables.extend(Self::trust(bundle));
+        if self.looks() {
+            variables.extend(Self::trust(bundle));
+        }
         variables.extend(self.gateway.secrets.variables());
         variables
+    }
+
+    /// Whether it looks into what goes by TLS: then programs must trust its certificates.
+    pub(crate) fn looks(&self) -> bool {
+        self.gateway.rules.looks() || !self.gateway.secrets.is_empty()
     }
 
     /// Variables that say which certificates to trust.

@@ -3,14 +3,13 @@
 use karta_types::egress::{Host, Place};
 
 /// Hosts that are a provider's, with everything below them.
-const WHOLE: [&str; 7] = [
+const WHOLE: [&str; 6] = [
     "api.anthropic.com",
     "api.claude.com",
     "api.openai.com",
     "openrouter.ai",
     "aiplatform.googleapis.com",
     "aiplatform.mtls.googleapis.com",
-    "aiplatform.goog",
 ];
 
 /// Whether a host is a model provider's, by its name or because the server is set up to call models there.

@@ -73,6 +73,10 @@ impl Secrets {
         Self(all)
     }
 
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The variables with their placeholders.
     pub(super) fn variables(&self) -> impl Iterator<Item = (String, String)> + '_ {
         self.0.iter().map(|secret| (secret.name.clone(), secret.placeholder.clone()))

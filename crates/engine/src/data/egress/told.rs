@@ -15,7 +15,7 @@ use crate::Engine;
 use crate::control::audit::by_platform;
 
 /// Different decisions that wait at once; more are counted.
-const WAITING: usize = 64;
+const WAITING: usize = 32;
 /// What is waited at least between two tellings; doubled as long as there is always something to tell.
 const PAUSE: Duration = Duration::from_secs(2);
 /// The most that is waited.

@@ -135,6 +135,7 @@ async fn what_nobody_has_set_is_told() {
     let variables = session.egress.environment("http://127.0.0.1:4181", "/tmp/bundle.pem");
     assert!(variables.contains(&("TOOL_KEY".to_owned(), INSIDE.to_owned())));
     assert!(variables.iter().any(|(name, value)| name == "NO_PROXY" && value.contains("127.0.0.1")));
+    assert!(variables.iter().any(|(name, value)| name == "SSL_CERT_FILE" && value == "/tmp/bundle.pem"));
     let answer =
         session.ask_tls(&at, format!("GET / HTTP/1.1\r\nHost: {at}\r\nX-Key: {INSIDE}\r\n\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("karta secrets set"), "{answer}");
