@@ -20,7 +20,7 @@ use super::root::{Owners, base};
 use super::{Shared, disk, folder};
 use crate::cgroup::{Group, Quota};
 use crate::guest::{GuestSandbox, Link, Machine, Setup};
-use crate::image::{self, Image, Images};
+use crate::image::{self, Images};
 use crate::jail::{Given, Jail, Output};
 use crate::{Error, Place, Spec, seccomp};
 
