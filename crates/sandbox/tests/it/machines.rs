@@ -38,13 +38,7 @@ async fn limits(folder: &Path) -> Machines {
 /// A driver for the tests that all drivers have.
 pub(crate) async fn microvm(world: &World) -> microvm::Driver {
     let limits = limits(world.folder.path()).await;
-    driver(Machines {
-        processes: 64,
-        disk_bytes: 64 << 20,
-        temp_bytes: 16 << 20,
-        open_files: 256,
-        ..limits
-    })
+    driver(Machines { processes: 64, disk_bytes: 64 << 20, temp_bytes: 16 << 20, open_files: 256, ..limits })
 }
 
 fn driver(limits: Machines) -> microvm::Driver {
