@@ -162,7 +162,8 @@ impl crate::Driver for Driver {
     }
 
     async fn notes(&self) -> Vec<String> {
-        self.shared.notes()
+        let shared = Arc::clone(&self.shared);
+        blocking("looking at the host", move || Ok(shared.notes())).await.unwrap_or_default()
     }
 
     fn keeps(&self) -> bool {

@@ -112,6 +112,7 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
         can,
         [
             "build_line",
+            "checkpoint",
             "content",
             "input",
             "journal",
@@ -123,6 +124,7 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
             "reply",
             "session",
             "session_label",
+            "state_key",
             "turn"
         ]
     );

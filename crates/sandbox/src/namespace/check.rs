@@ -70,7 +70,7 @@ impl Shared {
         let mut notes = vec![
             "sandboxes share the host's kernel: a fault in it lets a session out; `microvm` gives each its own".to_owned(),
         ];
-        if self.machines.image.is_none() {
+        if matches!(self.image(), Ok(None)) {
             notes.push(
                 "sandboxes see the programs of this host (`/usr`, `/bin`, `/lib`) and no image's: `karta image build` makes one"
                     .to_owned(),

@@ -20,6 +20,7 @@ use super::root::{Owners, base};
 use super::{Shared, disk, folder};
 use crate::cgroup::{Group, Quota};
 use crate::guest::{GuestSandbox, Link, Machine, Setup};
+use crate::image::{self, Image, Images};
 use crate::jail::{Given, Jail, Output};
 use crate::{Error, Place, Spec, seccomp};
 
@@ -207,7 +208,7 @@ impl Shared {
         let owners = lease.as_ref().map_or(Owners { root: inside_only, agent: inside_only }, |lease| {
             Owners { root: lease.id(0), agent: lease.id(AGENT) }
         });
-        let mut items = base(machines.tree().as_deref(), owners)?;
+        let mut items = base(self.image()?.as_deref(), owners)?;
         items.extend(["/workspace", "/home/agent", "/state", "/release"].map(|to| Item::Folder {
             to: to.into(),
             mode: 0o755,
@@ -294,8 +295,18 @@ impl Shared {
             }
             drop(lease);
         });
-        let given = Given { descriptors, group, afterwards: Some(afterwards) };
+        let given = Given::new(descriptors, group, Some(afterwards));
         Ok(Made { plan, given, channel, state })
+    }
+
+    /// The root file system of the image to use; none where there is no image.
+    pub(super) fn image(&self) -> Result<Option<PathBuf>, Error> {
+        let unusable = |error: image::Error| Error::Unavailable(error.to_string());
+        if let Some(tree) = self.machines.tree() {
+            return Ok(Some(tree));
+        }
+        let image = Images::new(self.machines.images.clone()).list().map_err(unusable)?.into_iter().next();
+        Ok(image.map(|image| image.root()))
     }
 
     /// A folder of the host, read-only, as the agent's.
