@@ -125,6 +125,18 @@ async fn sessions_move_between_namespaces() {
 }
 
 #[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn sessions_move_between_machines() {
+    let world = World::new();
+    let driver = crate::machines::microvm(&world).await;
+    let [one, two, three, four] = [1, 2, 3, 4].map(|number| world.spec(number, "a"));
+    let (first, second) = (acquire(&driver, &one).await, acquire(&driver, &two).await);
+    moves(&*first, &*second).await;
+    drop((first, second));
+    replaces(&*acquire(&driver, &three).await, &*acquire(&driver, &four).await).await;
+}
+
+#[tokio::test]
 async fn a_full_disk_is_told_as_that() {
     let world = World::new();
     let driver = crate::isolated::namespace(&world);
