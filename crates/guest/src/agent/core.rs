@@ -92,8 +92,16 @@ impl Agent {
         self.channel.send(Kind::Hello, 0, &Hello { version: VERSION }.encode());
         let mut buffer = vec![0; CHUNK];
         loop {
-            if !self.channel.flush() || !self.turn(&mut buffer)? {
+            if !self.channel.flush() {
                 return Ok(());
+            }
+            match self.turn(&mut buffer) {
+                Ok(true) => {}
+                // What was answered before the end is still told.
+                over => {
+                    self.channel.flush();
+                    return over.map(|_| ());
+                }
             }
         }
     }

@@ -26,6 +26,8 @@ use crate::{Error, Exit};
 pub(super) const HELD: usize = 64 << 10;
 /// Most streams of a guest that are remembered, those among them that only wait for the host to read their end.
 const REMEMBERED: usize = 1024;
+/// Most requests that wait for their answer alone.
+const REQUESTS: usize = 64;
 /// How many bytes are written at once.
 const BATCH: usize = 64 << 10;
 
@@ -365,8 +367,9 @@ impl Link {
             )));
         }
         let spawn = exit.is_some();
-        let open = state.entries.iter().filter(|(id, entry)| **id % 2 == 1 && !entry.over()).count();
-        if open + 2 > HOST_STREAMS {
+        // Requests that are only answered have room of their own: a machine must be stopped even if many streams lead into it.
+        let like = state.entries.iter().filter(|(id, entry)| **id % 2 == 1 && entry.unary == unary);
+        if like.filter(|(_, entry)| !entry.over()).count() + 2 > if unary { REQUESTS } else { HOST_STREAMS } {
             return Err(Error::Unavailable(format!(
                 "{HOST_STREAMS} streams lead into the sandbox already: end some of its processes"
             )));
