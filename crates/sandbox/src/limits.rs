@@ -7,7 +7,7 @@ use std::path::PathBuf;
 pub struct Machines {
     /// Where what belongs to running sandboxes is kept on the host: `<data>/machines`. Nothing in it outlives its sandbox.
     pub root: PathBuf,
-    /// The folder of the image that sandboxes begin with; none for the newest of `images`. Where there is none at all, sandboxes in
+    /// The image that sandboxes start from: the folder of a built one. If none, virtual machines take the newest there is, and
     /// namespaces show the host's own programs.
     pub image: Option<PathBuf>,
     /// Where built images are: `<data>/images`.
@@ -43,6 +43,13 @@ pub const SPAN: u32 = 65_536;
 const GIB: u64 = 1 << 30;
 
 impl Machines {
+    /// The tree of the image; a folder that is no built image is a tree itself.
+    pub fn tree(&self) -> Option<PathBuf> {
+        let image = self.image.as_ref()?;
+        let built = image.join(crate::image::MANIFEST).exists();
+        Some(if built { image.join(crate::image::ROOT) } else { image.clone() })
+    }
+
     /// The defaults, with everything under this folder.
     pub fn new(root: PathBuf) -> Self {
         Self {

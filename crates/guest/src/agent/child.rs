@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 
 use karta_guest::proto::USER;
 use karta_guest::proto::message::Spawn;
@@ -36,8 +37,8 @@ pub(super) struct Confinement {
     pub(super) processes: u64,
     /// The filter of system calls.
     pub(super) filter: Vec<u8>,
-    /// Whether Landlock holds them too.
-    pub(super) landlock: bool,
+    /// The folders that Landlock lets them write in, if it holds them too.
+    pub(super) writable: Option<Vec<PathBuf>>,
 }
 
 /// Why a program did not start.
@@ -130,8 +131,8 @@ fn groups_are_fixed() -> bool {
 }
 
 fn lock(confinement: &Confinement) -> io::Result<()> {
-    if confinement.landlock {
-        super::landlock::hold()?;
+    if let Some(writable) = &confinement.writable {
+        super::landlock::hold(writable)?;
     }
     if confinement.filter.is_empty() { Ok(()) } else { sys::filter(&confinement.filter) }
 }

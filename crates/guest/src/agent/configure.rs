@@ -59,7 +59,7 @@ pub(super) fn configure(agent: &mut Agent, configure: &Configure) -> Result<Vec<
         files: configure.files,
         processes: configure.processes,
         filter: configure.filter.clone(),
-        landlock: configure.landlock,
+        writable: configure.landlock.then(|| place.writable()),
     };
     workspace(place, configure.workspace, owner, &agent.confinement, &mut notes)?;
     let address = place.address();
@@ -135,13 +135,17 @@ fn state(place: &Place, owner: Option<u32>) -> Result<(), Failure> {
 }
 
 fn temp(place: &Place, bytes: u64) -> Result<(), Failure> {
-    if bytes == 0 {
+    /// How big it is where nothing was said.
+    const USUAL: u64 = 64 << 20;
+    if bytes == 0 && !place.machine() {
         return Ok(());
     }
     let target = place.base(Base::Temp);
     if place.machine() {
+        // Whatever ran before the session may have left something.
         mounts::unmount(&target);
     }
+    let bytes = if bytes == 0 { USUAL } else { bytes };
     // Empty files take room too: what the kernel keeps of each.
     let files = (bytes / 4096).max(1024);
     let data = format!("mode=1777,size={bytes},nr_inodes={files}");

@@ -260,6 +260,8 @@ impl Agent {
                 let done = self.place.prepare(&prepare);
                 if done.is_ok() {
                     self.stage = Stage::Prepared;
+                    // What runs before the session does, to warm the machine up, has no more rights than it.
+                    self.confinement.user = true;
                 }
                 self.answer(id, done.map(|()| Vec::new()));
             }
@@ -382,16 +384,11 @@ impl Agent {
                     return;
                 }
             }
-        } else if flags.intersects(PollFlags::ERR) {
-            // Whoever read is gone.
+        } else if flags.intersects(PollFlags::ERR | PollFlags::HUP) {
+            // Whoever read is gone: what waits can't be written any more.
             if stream.close_sink() {
                 self.channel.send(Kind::Stop, id, &[]);
             }
-            self.settle(id);
-            return;
-        } else if flags == PollFlags::HUP && stream.source.is_none() {
-            stream.close_sink();
-            self.channel.send(Kind::Stop, id, &[]);
             self.settle(id);
             return;
         }

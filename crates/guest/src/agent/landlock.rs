@@ -1,26 +1,30 @@
 //! Landlock for the session's processes: a second lock on what the mounts already say.
 
 use std::io;
+use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access as _, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _,
+    ABI, Access as _, AccessFs, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _, Scope,
 };
 
-/// What may be written.
-const WRITABLE: [&str; 6] = ["/workspace", "/home/agent", "/tmp", "/run/user", "/dev", "/proc/self"];
+/// The newest kind that is used; an older kernel holds what it can.
+const KIND: ABI = ABI::V6;
 
-/// Lets this process and what it becomes read everything and write only where a session may. Where the kernel has no Landlock,
-/// nothing happens.
-pub(super) fn hold() -> io::Result<()> {
-    let abi = ABI::V5;
+/// Lets this process and what it becomes read and execute everything, and write only in these folders; signals and abstract sockets
+/// lead to nothing outside. Where the kernel has no Landlock, nothing happens.
+pub(super) fn hold(writable: &[PathBuf]) -> io::Result<()> {
+    let (all, read) = (AccessFs::from_all(KIND), AccessFs::from_read(KIND));
     let mut rules = Ruleset::default()
-        .handle_access(AccessFs::from_all(abi))
+        .handle_access(all)
+        .and_then(|rules| rules.scope(Scope::from_all(KIND)))
         .and_then(Ruleset::create)
         .map_err(io::Error::other)?;
-    let below = |path: &str, access| PathFd::new(path).ok().map(|folder| PathBeneath::new(folder, access));
-    let read = AccessFs::from_read(abi);
-    let writable = WRITABLE.iter().filter_map(|path| below(path, AccessFs::from_all(abi)));
-    for rule in below("/", read).into_iter().chain(writable) {
+    let below = |path: &Path, access: BitFlags<AccessFs>| {
+        PathFd::new(path).ok().map(|folder| PathBeneath::new(folder, access))
+    };
+    let everything = below(Path::new("/"), read);
+    for rule in everything.into_iter().chain(writable.iter().filter_map(|path| below(path, all))) {
         rules = rules.add_rule(rule).map_err(io::Error::other)?;
     }
     rules.restrict_self().map(|_| ()).map_err(io::Error::other)

@@ -72,6 +72,14 @@ impl Place {
         self.at("/state/work/up")
     }
 
+    /// Where the session may write.
+    pub(super) fn writable(&self) -> Vec<PathBuf> {
+        let mut folders: Vec<PathBuf> =
+            [Base::Home, Base::Temp, Base::Work].map(|base| self.base(base)).into();
+        folders.extend(["/dev", "/proc"].map(PathBuf::from));
+        folders
+    }
+
     /// The address of the services.
     pub(super) fn address(&self) -> Ipv4Addr {
         match self.kind {

@@ -519,6 +519,9 @@ mod tests {
             Request::Sync,
             Request::Clock(-1),
             Request::Shutdown,
+            Request::Park,
+            Request::Unpark,
+            Request::Adopt(7),
         ] {
             let bytes = request.encode();
             assert_eq!(Request::decode(&bytes).as_ref(), Ok(&request));
@@ -533,6 +536,7 @@ mod tests {
         for answer in [
             Answer::Done(vec!["a note".to_owned()]),
             Answer::Failed(Failure { errno: 28, text: "no room".to_owned() }),
+            Answer::Adopted(3),
         ] {
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
         }

@@ -188,7 +188,10 @@ impl Link {
             hello: watch::Sender::new(false),
             ended: watch::Sender::new(None),
         });
-        let tasks = [task(read(Arc::clone(&shared), reader)), task(write(Arc::clone(&shared), writer))];
+        let tasks = [
+            task(&shared, read(Arc::clone(&shared), reader)),
+            task(&shared, write(Arc::clone(&shared), writer)),
+        ];
         Self(Arc::new(Handle { shared, tasks }))
     }
 
@@ -448,8 +451,15 @@ fn name(request: &Request) -> &'static str {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the link owns its tasks and ends them with itself")]
-fn task(future: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-    tokio::spawn(future)
+fn task(shared: &Shared, future: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    let mut ended = shared.ended.subscribe();
+    // When one of the two ends the link, so does the other: the guest is told by the end of the channel.
+    tokio::spawn(async move {
+        tokio::select! {
+            () = future => {}
+            _ = ended.wait_for(Option::is_some) => {}
+        }
+    })
 }
 
 async fn read(shared: Arc<Shared>, mut channel: impl AsyncRead + Unpin) {

@@ -27,9 +27,9 @@ pub(crate) const INITRAMFS: &str = "initramfs";
 /// The base system in an image's folder, as a file system.
 pub(crate) const BASE: &str = "base.erofs";
 /// The base system in an image's folder, as a tree.
-const ROOT: &str = "root";
+pub(crate) const ROOT: &str = "root";
 /// What an image is. Written last: where it is, the rest is.
-const MANIFEST: &str = "manifest.json";
+pub(crate) const MANIFEST: &str = "manifest.json";
 /// Held by whoever builds or removes.
 const LOCK: &str = ".lock";
 /// What the names of unfinished folders begin with.

@@ -28,7 +28,7 @@ const TRIAL: Duration = Duration::from_secs(10);
 /// How long a guest may take to mount its system.
 const PREPARE: Duration = Duration::from_secs(60);
 /// Memory is given in such pieces.
-const MEBIBYTE: u64 = 1 << 20;
+pub(super) const MEBIBYTE: u64 = 1 << 20;
 /// The generation of machines that become snapshots.
 const FIRST: u64 = 1;
 
@@ -200,36 +200,53 @@ pub(super) async fn snapshot(shared: &Shared, kind: &Kind) -> Result<Arc<Snapsho
     Ok(snapshot)
 }
 
+/// What a machine that goes on from a state is made of, besides its memory and its state.
+pub(super) struct Parts {
+    pub(super) drives: Drives,
+    /// The file that is its disk for the release.
+    pub(super) release: File,
+    /// The file that is the session's disk.
+    pub(super) session: File,
+}
+
+/// Disks for a machine of a kind, with this one for the session. It may block.
+pub(super) fn parts(base: &Base, folder: &Path, kind: &Kind, session: File) -> Result<Parts, Error> {
+    let making = |error| at("making a disk in", folder)(error);
+    let release = disks::unnamed(folder)?;
+    release.set_len(disks::RELEASE).map_err(making)?;
+    let harness = match &kind.harness {
+        Some(path) => open(path)?,
+        None => {
+            let file = disks::unnamed(folder)?;
+            file.set_len(MEBIBYTE).map_err(making)?;
+            disks::read_only(&file).map_err(making)?
+        }
+    };
+    let drives = Drives {
+        base: open(&base.disk)?,
+        harness,
+        release: disks::read_only(&release).map_err(making)?,
+        session: session.try_clone().map_err(making)?.into(),
+    };
+    Ok(Parts { drives, release, session })
+}
+
 /// A machine of a kind, from its snapshot.
 pub(super) async fn restore(shared: &Shared, kind: &Kind, snapshot: &Arc<Snapshot>) -> Result<Spare, Error> {
     let base = shared.base().await?;
     let folder = shared.disks.root().to_owned();
     let (snapshot, kind) = (Arc::clone(snapshot), kind.clone());
     let shape = kind.shape;
-    let (origin, memory, drives, release) = blocking(move || {
+    let (origin, memory, parts) = blocking(move || {
         let failed = |error| Error::Unavailable(format!("there is no memory for a machine ({error})"));
-        let release = disks::unnamed(&folder)?;
-        release.set_len(disks::RELEASE).map_err(at("making a disk in", &folder))?;
         let session = disks::unnamed(&folder)?;
         disks::copy(&kind.session, &session)?;
-        let harness = match &kind.harness {
-            Some(path) => open(path)?,
-            None => {
-                let file = disks::unnamed(&folder)?;
-                file.set_len(MEBIBYTE).map_err(at("making a disk in", &folder))?;
-                disks::read_only(&file).map_err(at("making a disk in", &folder))?
-            }
-        };
-        let drives = Drives {
-            base: open(&base.disk)?,
-            harness,
-            release: disks::read_only(&release).map_err(at("making a disk in", &folder))?,
-            session: session.into(),
-        };
+        let parts = parts(&base, &folder, &kind, session)?;
         let origin = Origin::State(snapshot.state().map_err(failed)?);
-        Ok((origin, snapshot.memory().map_err(failed)?, drives, release))
+        Ok((origin, snapshot.memory().map_err(failed)?, parts))
     })
     .await?;
+    let Parts { drives, release, session } = parts;
     let vm = Vm::start(shared.host().await?, shape, origin, memory, drives).await?;
-    Ok(Spare { vm, release })
+    Ok(Spare { vm, release, session })
 }

@@ -156,12 +156,17 @@ impl Drop for Part {
 /// A copy of a disk, sharing blocks where the file system can, and with what is empty left empty.
 pub(super) fn copy(from: &Path, to: &File) -> Result<(), Error> {
     let source = File::open(from).map_err(at("opening", from))?;
-    let length = source.metadata().map_err(at("reading", from))?.len();
-    if rustix::fs::ioctl_ficlone(to, &source).is_ok() {
+    copy_file(&source, to).map_err(at("copying", from))
+}
+
+/// The same from a file that is open.
+pub(super) fn copy_file(source: &File, to: &File) -> std::io::Result<()> {
+    if rustix::fs::ioctl_ficlone(to, source).is_ok() {
         return Ok(());
     }
-    to.set_len(length).map_err(at("making a copy of", from))?;
-    extents(&source, to, length).map_err(at("copying", from))
+    let length = source.metadata()?.len();
+    to.set_len(length)?;
+    extents(source, to, length)
 }
 
 fn extents(source: &File, to: &File, length: u64) -> std::io::Result<()> {

@@ -13,13 +13,14 @@ mod disks;
 mod keys;
 mod launch;
 mod memory;
+mod park;
 mod pool;
 mod qmp;
 mod snapshot;
 mod vm;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -117,6 +118,13 @@ impl Driver {
     }
 }
 
+impl Driver {
+    /// How many machines wait for a session.
+    pub fn waiting(&self) -> usize {
+        self.shared.pool.ready()
+    }
+}
+
 impl Shared {
     async fn host(&self) -> Result<&Host, Error> {
         self.host.get_or_try_init(|| Host::new(&self.limits)).await
@@ -154,6 +162,21 @@ impl Shared {
         found
     }
 
+    /// Higher than any that a guest has heard of.
+    fn generation(&self) -> u64 {
+        self.generation.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// From now on the session has this machine.
+    fn note(&self, spec: &Spec, sandbox: &GuestSandbox) {
+        let running = Running { digest: spec.digest.clone(), sandbox: sandbox.downgrade() };
+        let mut table = lock(&self.running);
+        if table.len() == table.capacity() {
+            table.retain(|_, running| running.sandbox.upgrade().is_some());
+        }
+        table.insert(spec.session, running);
+    }
+
     /// The snapshot of this kind: made once, by whoever is first.
     async fn snapshot(&self, kind: &Kind) -> Result<Arc<Snapshot>, Error> {
         let cell = Arc::clone(lock(&self.snapshots).entry(kind.key.clone()).or_default());
@@ -161,27 +184,39 @@ impl Shared {
         made.cloned()
     }
 
-    /// A machine that nobody has, of this kind.
-    async fn spare(self: &Arc<Self>, kind: &Kind) -> Result<Spare, Error> {
-        if let Some(spare) = self.pool.take(&kind.key) {
-            return Ok(spare);
-        }
-        let snapshot = self.snapshot(kind).await?;
-        boot::restore(self, kind, &snapshot).await
-    }
-
     /// Makes a machine a session's.
     async fn make(self: &Arc<Self>, spec: &Spec) -> Result<GuestSandbox, Error> {
         let kind = keys::kind(self, spec.harness.as_deref()).await?;
-        let (spare, release) =
-            tokio::try_join!(self.spare(&kind), self.disks.release(&spec.release, &spec.digest))?;
+        let release = self.disks.release(&spec.release, &spec.digest).await?;
+        let waiting = self.pool.take(&kind.key);
         pool::refill(self, &kind);
-        let Spare { vm, release: disk } = spare;
+        if let Some(spare) = waiting {
+            match self.give(&kind, spare, release.clone(), spec).await {
+                Ok(sandbox) => return Ok(sandbox),
+                // It has died while it waited, which may not have been seen yet.
+                Err(error) => tracing::warn!(error = crate::chain(&error), "a waiting machine was of no use"),
+            }
+        }
+        let snapshot = self.snapshot(&kind).await?;
+        let spare = boot::restore(self, &kind, &snapshot).await?;
+        self.give(&kind, spare, release, spec).await
+    }
+
+    /// Gives a machine to a session.
+    async fn give(
+        &self,
+        kind: &Kind,
+        spare: Spare,
+        release: PathBuf,
+        spec: &Spec,
+    ) -> Result<GuestSandbox, Error> {
+        let Spare { vm, release: disk, session } = spare;
         blocking(move || disks::copy(&release, &disk)).await?;
-        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        let generation = self.generation();
         let (running, control, stream) = vm.into_parts()?;
+        let kept = park::What { session, key: kind.key.clone(), digest: spec.digest.clone() };
         let link = Link::start(stream, generation, Arc::clone(&spec.uplink));
-        let machine = Kept::new(running, control, link.clone(), Arc::clone(&self.clock), ());
+        let machine = Kept::new(running, control, link.clone(), Arc::clone(&self.clock), kept);
         let notes = link.request(&Request::Configure(self.identity()?), CONFIGURE).await?;
         if !notes.is_empty() {
             tracing::warn!(session = %spec.session, ?notes, "a virtual machine works, but not as it should");
@@ -282,13 +317,25 @@ impl crate::Driver for Driver {
             sandbox.close().await?;
         }
         let sandbox = shared.make(spec).await?;
-        let running = Running { digest: spec.digest.clone(), sandbox: sandbox.downgrade() };
-        let mut table = lock(&shared.running);
-        if table.len() == table.capacity() {
-            table.retain(|_, running| running.sandbox.upgrade().is_some());
-        }
-        table.insert(spec.session, running);
+        shared.note(spec, &sandbox);
         Ok(Box::new(sandbox))
+    }
+
+    async fn revive(&self, spec: &Spec, from: &Path) -> Result<crate::Revived, Error> {
+        let shared = &self.shared;
+        let lane = shared.lane(spec.session);
+        let _turn = lane.lock().await;
+        if let Some((_, sandbox)) = shared.running(spec.session) {
+            if sandbox.link().ended().now_or_never().is_none() {
+                return Err(Error::Unavailable(
+                    "the session has a machine that runs: close it first".to_owned(),
+                ));
+            }
+            sandbox.close().await?;
+        }
+        let (sandbox, processes) = park::revive(shared, spec, from).await?;
+        shared.note(spec, &sandbox);
+        Ok(crate::Revived { sandbox: Box::new(sandbox), processes })
     }
 
     async fn erase(&self, session: SessionId) -> Result<(), Error> {

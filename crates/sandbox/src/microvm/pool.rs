@@ -14,6 +14,8 @@ pub(super) struct Spare {
     pub(super) vm: Vm,
     /// The file that is its disk for the release: empty until somebody has it.
     pub(super) release: File,
+    /// The file that is the session's disk.
+    pub(super) session: File,
 }
 
 /// The machines that wait.

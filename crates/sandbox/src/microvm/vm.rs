@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream as Stream;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +16,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::command::{self, Shape, Start, number};
 use super::launch::{Host, Launch, Running};
+use super::park;
 use super::qmp::{self, Qmp};
 use crate::Error;
 use crate::guest::{Link, Machine};
 
 /// How long a VMM may take to answer a command, and to take over a state.
 const ANSWER: Duration = Duration::from_secs(20);
+/// How long reading a machine's state may take, with its whole memory if it was parked.
+const READ: Duration = Duration::from_mins(2);
 /// How long writing a machine's whole memory may take.
 const SAVE: Duration = Duration::from_mins(5);
 /// How long a VMM that was killed may take to be gone.
@@ -88,7 +92,8 @@ impl Vm {
         let launch =
             Launch { arguments: command::arguments(shape, start), descriptors, memory: shape.memory };
         let mut running = host.start(launch).await?;
-        let begun = tokio::time::timeout(ANSWER, async {
+        let patience = if start == Start::Restore { READ } else { ANSWER };
+        let begun = tokio::time::timeout(patience, async {
             let mut control = Qmp::open(control, &first).await?;
             if start == Start::Restore {
                 control.copied().await?;
@@ -98,7 +103,7 @@ impl Vm {
         match begun.await {
             Ok(Ok(control)) => Ok(Self { running, control, guest: Some(guest) }),
             Ok(Err(error)) => Err(broken(&mut running, &error).await),
-            Err(_) => Err(late("the virtual machine monitor did not begin", ANSWER)),
+            Err(_) => Err(late("the virtual machine monitor did not begin", patience)),
         }
     }
 
@@ -125,6 +130,11 @@ impl Vm {
             Ok(said) => Error::Unavailable(format!("the virtual machine ended ({said}): {error}")),
             Err(_) => error,
         }
+    }
+
+    /// Lets it go on where it stood still.
+    pub(super) async fn go_on(&mut self) -> Result<(), Error> {
+        command(&mut self.control, "cont").await
     }
 
     /// Whether it has not ended.
@@ -160,7 +170,7 @@ async fn broken(running: &mut Running, error: &qmp::Error) -> Error {
 }
 
 /// Writes the state of a machine, and its memory where nobody else has it, to a file.
-async fn save(control: &mut Qmp, to: &File) -> Result<(), Error> {
+pub(super) async fn save(control: &mut Qmp, to: &File) -> Result<(), Error> {
     let saved = tokio::time::timeout(SAVE, async {
         control.begin();
         control.give("state", to.as_fd()).await?;
@@ -179,7 +189,7 @@ type Reply = oneshot::Sender<Result<(), Error>>;
 enum Order {
     Pause(Reply),
     Wake(Reply),
-    Save(File, Reply),
+    Save(PathBuf, Reply),
     Close(Reply),
 }
 
@@ -197,16 +207,16 @@ impl std::fmt::Debug for Kept {
 }
 
 impl Kept {
-    /// Keeps a machine from now on. `held` is let go of when it has ended.
+    /// Keeps a machine from now on; `kept` is what it takes to save it.
     pub(super) fn new(
         running: Running,
         control: Qmp,
         link: Link,
         clock: Arc<dyn Clock>,
-        held: impl Send + 'static,
+        kept: park::What,
     ) -> Self {
         let (orders, received) = mpsc::channel(4);
-        task(keep(running, control, received, held));
+        task(keep(running, control, received, kept));
         Self { orders, link, clock }
     }
 
@@ -214,11 +224,6 @@ impl Kept {
         let (reply, answer) = oneshot::channel();
         self.orders.send(order(reply)).await.ok()?;
         answer.await.ok()
-    }
-
-    /// Writes the whole machine to a file. It must be paused.
-    pub(super) async fn save(&self, to: File) -> Result<(), Error> {
-        self.order(|reply| Order::Save(to, reply)).await.unwrap_or_else(|| Err(ended()))
     }
 }
 
@@ -247,6 +252,15 @@ impl Machine for Kept {
         self.link.request(&Request::Clock(now), CLOCK).await.map(drop)
     }
 
+    fn saves(&self) -> bool {
+        true
+    }
+
+    async fn save(&self, into: &Path) -> Result<(), Error> {
+        let into = into.to_owned();
+        self.order(|reply| Order::Save(into, reply)).await.unwrap_or_else(|| Err(ended()))
+    }
+
     async fn close(&self) -> Result<(), Error> {
         self.order(Order::Close).await.unwrap_or(Ok(()))
     }
@@ -261,12 +275,7 @@ pub(super) fn task(future: impl Future<Output = ()> + Send + 'static) {
 }
 
 /// Does what is ordered until the machine ends, by order, by itself or because nobody has it any more.
-async fn keep(
-    mut running: Running,
-    mut control: Qmp,
-    mut orders: mpsc::Receiver<Order>,
-    held: impl Send + 'static,
-) {
+async fn keep(mut running: Running, mut control: Qmp, mut orders: mpsc::Receiver<Order>, kept: park::What) {
     let closing = loop {
         let order = tokio::select! {
             order = orders.recv() => order,
@@ -280,12 +289,19 @@ async fn keep(
             Some(Order::Close(reply)) => break Some(reply),
             Some(Order::Pause(reply)) => answer(reply, command(&mut control, "stop").await),
             Some(Order::Wake(reply)) => answer(reply, command(&mut control, "cont").await),
-            Some(Order::Save(to, reply)) => answer(reply, save(&mut control, &to).await),
+            Some(Order::Save(into, reply)) => match park::save(&mut control, &kept, &into).await {
+                Ok(()) => break Some(reply),
+                Err(error) => {
+                    // It goes on here.
+                    let woken = command(&mut control, "cont").await;
+                    answer(reply, woken.and(Err(error)));
+                }
+            },
         }
     };
     running.kill();
     let gone = tokio::time::timeout(END, running.ended()).await;
-    drop(held);
+    drop(kept);
     if let Some(reply) = closing {
         answer(
             reply,
@@ -299,7 +315,7 @@ fn answer(reply: Reply, result: Result<(), Error>) {
     drop(reply.send(result));
 }
 
-async fn command(control: &mut Qmp, name: &str) -> Result<(), Error> {
+pub(super) async fn command(control: &mut Qmp, name: &str) -> Result<(), Error> {
     match tokio::time::timeout(ANSWER, control.execute(name, &Value::Null)).await {
         Ok(done) => {
             done.map_err(|error| Error::Unavailable(format!("`{name}` of the machine failed: {error}")))

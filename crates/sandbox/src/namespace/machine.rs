@@ -20,7 +20,7 @@ use super::root::{Owners, base};
 use super::{Shared, disk, folder};
 use crate::cgroup::{Group, Quota};
 use crate::guest::{GuestSandbox, Link, Machine, Setup};
-use crate::image::{self, Image, Images};
+use crate::image::{self, Images};
 use crate::jail::{Given, Jail, Output};
 use crate::{Error, Place, Spec, seccomp};
 
@@ -306,10 +306,10 @@ impl Shared {
     /// The root file system of the image to use; none where there is no image.
     pub(super) fn image(&self) -> Result<Option<PathBuf>, Error> {
         let unusable = |error: image::Error| Error::Unavailable(error.to_string());
-        let image = match &self.machines.image {
-            Some(folder) => Some(Image::open(folder).map_err(unusable)?),
-            None => Images::new(self.machines.images.clone()).list().map_err(unusable)?.into_iter().next(),
-        };
+        if let Some(tree) = self.machines.tree() {
+            return Ok(Some(tree));
+        }
+        let image = Images::new(self.machines.images.clone()).list().map_err(unusable)?.into_iter().next();
         Ok(image.map(|image| image.root()))
     }
 

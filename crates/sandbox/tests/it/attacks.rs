@@ -10,6 +10,7 @@ mod reach;
 use karta_sandbox::{Driver, Exit, Sandbox};
 
 use crate::isolated::namespace;
+use crate::machines::microvm;
 use crate::support::{World, acquire, run, script};
 
 /// One test for each attack and driver.
@@ -27,7 +28,7 @@ macro_rules! attacks {
             #[ignore = "needs an image and QEMU"]
             async fn $attack() {
                 let world = super::World::new();
-                super::$group::$attack(&crate::machines::small(&world).await, &world).await;
+                super::$group::$attack(&super::microvm(&world).await, &world).await;
             })*
         }
     };

@@ -2,6 +2,7 @@
 
 mod basics;
 mod driver;
+mod fuzz;
 mod hostile;
 mod parked;
 pub(crate) mod state;
@@ -113,10 +114,15 @@ pub(crate) async fn sandbox_with(world: &World, uplink: Arc<dyn Uplink>) -> Gues
 
 /// A sandbox in this folder, which holds the release.
 pub(crate) async fn sandbox_in(root: &Path, uplink: Arc<dyn Uplink>) -> GuestSandbox {
+    sandbox_as(root, uplink, configure()).await
+}
+
+/// The same, configured so.
+pub(crate) async fn sandbox_as(root: &Path, uplink: Arc<dyn Uplink>, configure: Configure) -> GuestSandbox {
     let (channel, machine, services) = agent(root);
     let link = Link::start(channel, 1, uplink);
     link.hello(PATIENCE).await.unwrap();
-    let notes = link.request(&Request::Configure(configure()), PATIENCE).await.unwrap();
+    let notes = link.request(&Request::Configure(configure), PATIENCE).await.unwrap();
     assert!(notes.is_empty(), "{notes:?}");
     let at = |path: &str| -> PathBuf { root.join(path) };
     GuestSandbox::new(Setup {

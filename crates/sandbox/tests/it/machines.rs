@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use karta_sandbox::image::{Image, Images, Recipe};
 use karta_sandbox::limits::Machines;
-use karta_sandbox::{Command, Driver, Exit, Sandbox, microvm};
+use karta_sandbox::{Command, Driver, Exit, Sandbox, Spec, microvm};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{World, rng};
@@ -35,14 +35,10 @@ async fn limits(folder: &Path) -> Machines {
     }
 }
 
-/// The driver with the limits that attacks are tried against.
-pub(crate) async fn small(world: &World) -> microvm::Driver {
-    driver(Machines {
-        image: Some(image().await),
-        memory_bytes: 512 << 20,
-        warm: 0,
-        ..crate::isolated::machines(world)
-    })
+/// A driver for the tests that all drivers have.
+pub(crate) async fn microvm(world: &World) -> microvm::Driver {
+    let limits = limits(world.folder.path()).await;
+    driver(Machines { processes: 64, disk_bytes: 64 << 20, temp_bytes: 16 << 20, open_files: 256, ..limits })
 }
 
 fn driver(limits: Machines) -> microvm::Driver {
@@ -159,4 +155,276 @@ async fn the_real_claude_code_starts_in_a_machine() {
     let version = folder.file_name().unwrap().to_str().unwrap();
     assert!(said.contains(version), "{said}");
     sandbox.close().await.unwrap();
+}
+
+/// What must never be the same in two machines.
+const WHO: &str = "cat /etc/machine-id; hostname; cat /proc/sys/kernel/random/boot_id; head -c 32 /dev/urandom | od -An -tx1; \
+                   cat /proc/sys/kernel/random/uuid; od -An -tx1 -N16 /dev/random";
+
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn two_copies_of_one_snapshot_have_no_secret_in_common_and_know_the_time() {
+    let world = World::new();
+    let driver = driver(limits(world.folder.path()).await);
+    let mut seen = BTreeSet::new();
+    for number in 0..3 {
+        let sandbox = driver.acquire(&world.spec(number, "one")).await.unwrap();
+        let said = say(&*sandbox, WHO).await;
+        let lines: Vec<_> = said.lines().map(|line| line.trim().to_owned()).collect();
+        assert!(lines.len() >= 6, "{said}");
+        for line in lines {
+            assert!(seen.insert(line.clone()), "`{line}` is in two machines");
+        }
+        let before = karta_types::Clock::now(&karta_types::time::System).as_millis() / 1000;
+        let inside: i64 = say(&*sandbox, "date +%s").await.trim().parse().unwrap();
+        let after = karta_types::Clock::now(&karta_types::time::System).as_millis() / 1000;
+        assert!((before - 1..=after + 1).contains(&inside), "{before} {inside} {after}");
+        sandbox.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn machines_wait_and_are_given_and_made_again() {
+    let world = World::new();
+    let limits = Machines { warm: 2, warm_ceiling: 2, ..limits(world.folder.path()).await };
+    let driver = driver(limits);
+    let first = driver.acquire(&world.spec(1, "one")).await.unwrap();
+    let full = async {
+        while driver.waiting() < 2 {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), full).await.unwrap();
+    assert_eq!(machines().len(), 3);
+    // Its release is one that no machine was made for.
+    world.write("late.txt", "after the machine was made\n");
+    let second = driver.acquire(&world.spec(2, "two")).await.unwrap();
+    assert_eq!(say(&*second, "cat late.txt").await, "after the machine was made\n");
+    // One that dies while it waits is not given to anybody.
+    let full = async {
+        while driver.waiting() < 2 {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), full).await.unwrap();
+    for pid in machines() {
+        kill(pid);
+    }
+    let third = driver.acquire(&world.spec(3, "one")).await.unwrap();
+    assert_eq!(say(&*third, "echo here").await, "here\n");
+    drop((first, second, third, driver));
+    gone().await;
+}
+
+/// Waits until no machine is left.
+async fn gone() {
+    let none = async {
+        while !machines().is_empty() {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), none)
+        .await
+        .expect("machines end with their handles");
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    // It may have ended just now.
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn a_machine_stands_still_and_goes_on_and_a_killed_one_is_replaced() {
+    let world = World::new();
+    let driver = driver(limits(world.folder.path()).await);
+    let sandbox = driver.acquire(&world.spec(1, "one")).await.unwrap();
+    let mut counting =
+        sandbox.spawn(&shell("i=0; while read -r line; do i=$((i+1)); echo $line $i; done")).await.unwrap();
+    let mut answer = vec![0; 4];
+    counting.stdin.write_all(b"a\n").await.unwrap();
+    counting.stdout.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"a 1\n");
+    sandbox.pause().await.unwrap();
+    sandbox.pause().await.unwrap();
+    counting.stdin.write_all(b"b\n").await.unwrap();
+    let cpu = ticks();
+    // Nothing inside can answer. Some time has to go by for that to mean something.
+    let silent = tokio::time::timeout(std::time::Duration::from_millis(300), counting.stdout.read_u8()).await;
+    assert!(silent.is_err());
+    assert!(ticks() - cpu < 5, "a machine that stands still takes no time of the processor");
+    sandbox.wake().await.unwrap();
+    counting.stdout.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"b 2\n");
+
+    for pid in machines() {
+        kill(pid);
+    }
+    let ended = counting.control.wait().await;
+    assert_eq!(ended, Exit { status: None, signal: Some(9) });
+    assert!(sandbox.spawn(&shell("true")).await.is_err());
+    sandbox.close().await.unwrap();
+    let next = driver.acquire(&world.spec(1, "one")).await.unwrap();
+    assert!(next.fresh());
+    assert_ne!(next.id(), sandbox.id());
+    assert_eq!(say(&*next, "ls").await, "CLAUDE.md\nagents\n");
+    driver.erase(crate::support::session(1)).await.unwrap();
+    assert!(machines().is_empty());
+}
+
+/// The processor time of all machines, in the kernel's ticks.
+fn ticks() -> u64 {
+    let of = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+    };
+    machines().into_iter().filter_map(of).sum()
+}
+
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn a_damaged_snapshot_is_made_again_and_a_whole_one_is_used() {
+    let world = World::new();
+    let limits = limits(world.folder.path()).await;
+    driver(limits.clone()).check().await.unwrap();
+    let snapshots = limits.root.join("snapshots");
+    let memory = |folder: &Path| {
+        let home = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+        home.join("memory")
+    };
+    let written = std::fs::metadata(memory(&snapshots)).unwrap().modified().unwrap();
+    driver(limits.clone()).check().await.unwrap();
+    assert_eq!(
+        std::fs::metadata(memory(&snapshots)).unwrap().modified().unwrap(),
+        written,
+        "it was used as it is"
+    );
+    let file = std::fs::File::options().write(true).open(memory(&snapshots)).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"damage", 32 << 20).unwrap();
+    let driver = driver(limits);
+    let sandbox = driver.acquire(&world.spec(1, "one")).await.unwrap();
+    assert_eq!(say(&*sandbox, "echo well").await, "well\n");
+    sandbox.close().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn a_session_s_disk_has_an_end_and_nothing_else_is_written() {
+    let world = World::new();
+    let driver = driver(limits(world.folder.path()).await);
+    let sandbox = driver.acquire(&world.spec(1, "one")).await.unwrap();
+    let (exit, said) = run(&*sandbox, &shell("dd if=/dev/zero of=big bs=1M count=600 2>&1")).await;
+    assert_ne!(exit.status, Some(0));
+    assert!(said.contains("No space left"), "{said}");
+    assert_eq!(say(&*sandbox, "rm big; echo room > small; cat small").await, "room\n");
+    for place in ["/usr/x", "/opt/harness/x", "/release/x", "/etc/x"] {
+        let (exit, _) = run(&*sandbox, &shell(&format!("echo x > {place}"))).await;
+        assert_ne!(exit.status, Some(0), "{place} can be written");
+    }
+    sandbox.close().await.unwrap();
+    assert!(machines().is_empty());
+}
+
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn a_machine_is_put_aside_and_goes_on_under_another_server() {
+    let world = World::new();
+    let limits = limits(world.folder.path()).await;
+    let first = driver(limits.clone());
+    let spec = world.spec(1, "one");
+    let sandbox = first.acquire(&spec).await.unwrap();
+    say(&*sandbox, "echo kept > note").await;
+    let text =
+        "i=0; echo begun >&2; while read -r line; do i=$((i+1)); echo $line $i; done; echo over; exit 3";
+    let mut counting = sandbox.spawn(&shell(text)).await.unwrap();
+    // A connection from inside to a service, which is cut, and a program that has written what nobody reads.
+    let flood = sandbox
+        .spawn(&shell("trap '' PIPE; while echo xxxxxxxxxxxxxxxxxxxxxxxx; do :; done; sleep 1000"))
+        .await
+        .unwrap();
+    let mut answer = vec![0; 4];
+    counting.stdin.write_all(b"a\n").await.unwrap();
+    counting.stdout.read_exact(&mut answer).await.unwrap();
+    let who = say(&*sandbox, "cat /etc/machine-id").await;
+    let folder = world.folder.path().join("parked");
+    counting.stdin.write_all(b"b\n").await.unwrap();
+    assert!(sandbox.parks());
+    // What was written is on its way for a moment.
+    let parked = async {
+        while let Err(error) = sandbox.park(&folder).await {
+            assert!(error.to_string().contains("on its way"), "{error}");
+            tokio::task::yield_now().await;
+        }
+    };
+    parked.await;
+    assert!(machines().is_empty());
+    assert!(sandbox.spawn(&shell("true")).await.is_err());
+    let size: u64 = std::fs::read_dir(&folder)
+        .unwrap()
+        .flatten()
+        .map(|entry| {
+            use std::os::unix::fs::MetadataExt as _;
+            entry.metadata().unwrap().blocks() * 512
+        })
+        .sum();
+    println!("parked: {size} bytes");
+    // What was written before is read to its end.
+    let (mut before, mut errors) = (Vec::new(), String::new());
+    counting.stdout.read_to_end(&mut before).await.unwrap();
+    counting.stderr.read_to_string(&mut errors).await.unwrap();
+    assert_eq!(errors, "begun\n");
+    drop((counting, flood));
+    drop((sandbox, first));
+
+    let second = driver(limits);
+    let karta_sandbox::Revived { sandbox, processes: mut running } =
+        second.revive(&spec, &folder).await.unwrap();
+    assert!(!folder.exists(), "what was saved is used up");
+    assert!(!sandbox.fresh());
+    assert_eq!(running.len(), 2);
+    let mut counting = running.remove(0);
+    while before.len() < 4 {
+        before.push(counting.stdout.read_u8().await.unwrap());
+    }
+    assert_eq!(before, b"b 2\n");
+    counting.stdin.write_all(b"c\n").await.unwrap();
+    counting.stdout.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"c 3\n");
+    counting.stdin.shutdown().await.unwrap();
+    let mut rest = String::new();
+    counting.stdout.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "over\n");
+    rest.clear();
+    counting.stderr.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "");
+    assert_eq!(counting.control.wait().await, Exit { status: Some(3), signal: None });
+    // The other one goes on with what was not read.
+    let mut piece = vec![0; 100_000];
+    running[0].stdout.read_exact(&mut piece).await.unwrap();
+    assert!(piece.chunks(25).all(|line| line.iter().all(|byte| matches!(byte, b'x' | b'\n'))));
+    assert_eq!(say(&*sandbox, "cat note; cat /etc/machine-id").await, format!("kept\n{who}"));
+    let inside: i64 = say(&*sandbox, "date +%s").await.trim().parse().unwrap();
+    let now = karta_types::Clock::now(&karta_types::time::System).as_millis() / 1000;
+    assert!((inside - now).abs() <= 2);
+    sandbox.close().await.unwrap();
+    assert!(machines().is_empty());
+
+    // On another release, or damaged, it is refused and used up.
+    for damage in [false, true] {
+        let sandbox = second.acquire(&spec).await.unwrap();
+        sandbox.park(&folder).await.unwrap();
+        let spec = if damage {
+            std::fs::write(folder.join("state"), "no state").unwrap();
+            spec.clone()
+        } else {
+            Spec { digest: "two".to_owned(), ..spec.clone() }
+        };
+        assert!(second.revive(&spec, &folder).await.is_err());
+        assert!(!folder.exists());
+    }
+    assert!(machines().is_empty());
 }

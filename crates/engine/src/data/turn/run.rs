@@ -279,11 +279,10 @@ impl Runner {
                 // Wanted: somebody waits for a place, and this one is not used; its session goes on natively when it is spoken to again.
                 Next::Order(None) => return Ok(()),
                 Next::Wanted if self.part().await => return Ok(()),
-                Next::Wanted => {}
                 Next::Exhausted(Some(problem)) => {
                     self.step(Stimulus::BudgetExhausted(problem)).await?;
                 }
-                Next::Exhausted(None) => {}
+                Next::Wanted | Next::Exhausted(None) => {}
                 Next::Heard(heard) => self.heard(heard).await?,
                 Next::Deadline if self.park_at().is_some_and(|at| self.engine.clock().now() >= at) => {
                     self.park().await?;

@@ -1,12 +1,14 @@
 //! Programs, ports, services and files.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use karta_sandbox::uplink::Service;
+use karta_guest::proto::message::Configure;
+use karta_sandbox::uplink::{Nowhere, Service};
 use karta_sandbox::{Command, Error, Exit, Process, Sandbox};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{Taken, sandbox, sandbox_with};
+use super::{Taken, configure, sandbox, sandbox_as, sandbox_with};
 use crate::support::{Watched, World, command, line, run, script};
 
 #[tokio::test]
@@ -98,6 +100,20 @@ async fn the_end_of_a_leader_is_the_end_of_all() {
 }
 
 #[tokio::test]
+async fn whoever_kills_what_watches_over_it_ends_with_it() {
+    let world = World::new();
+    let sandbox = sandbox(&world).await;
+    let mut other = sandbox.spawn(&command(&sandbox, "cat")).await.unwrap();
+    let text = "(setsid env -i sleep 1000 & echo $!); kill -9 $PPID; sleep 1000";
+    let mut process = sandbox.spawn(&script(&sandbox, text)).await.unwrap();
+    let left = Watched::new(&line(&mut process).await);
+    assert_eq!(process.control.wait().await, Exit { status: None, signal: Some(9) });
+    left.wait();
+    other.stdin.write_all(b"still here\n").await.unwrap();
+    assert_eq!(line(&mut other).await, "still here", "what others have started goes on");
+}
+
+#[tokio::test]
 async fn the_end_of_the_link_is_the_end_of_all() {
     let world = World::new();
     let sandbox = sandbox(&world).await;
@@ -147,6 +163,51 @@ async fn a_program_that_reads_nothing_stops_nobody() {
     assert_eq!(loud.control.wait().await.signal, Some(13), "it writes for nobody");
     deaf.control.kill();
     assert_eq!(deaf.control.wait().await.signal, Some(9));
+}
+
+/// A filter that refuses one system call, `mkdir` or `mkdirat`, as instructions.
+#[cfg(target_arch = "x86_64")]
+fn no_folders() -> Vec<u8> {
+    let mut code = Vec::new();
+    let mut one = |operation: u16, yes: u8, no: u8, value: u32| {
+        code.extend(operation.to_le_bytes());
+        code.extend([yes, no]);
+        code.extend(value.to_le_bytes());
+    };
+    one(0x20, 0, 0, 0);
+    one(0x15, 1, 0, 83);
+    one(0x15, 0, 1, 258);
+    one(0x06, 0, 0, 0x0005_0000 | 1);
+    one(0x06, 0, 0, 0x7fff_0000);
+    code
+}
+
+/// Whether this kernel has Landlock: it is tried on a thread that does nothing else.
+#[cfg(target_arch = "x86_64")]
+fn has_landlock() -> bool {
+    use landlock::{AccessFs, Ruleset, RulesetAttr as _, RulesetStatus};
+    let tried = std::thread::spawn(|| {
+        let rules = Ruleset::default().handle_access(AccessFs::Execute).unwrap().create().unwrap();
+        rules.restrict_self().unwrap().ruleset
+    });
+    tried.join().unwrap() != RulesetStatus::NotEnforced
+}
+
+#[cfg(target_arch = "x86_64")]
+#[tokio::test]
+async fn a_filter_and_landlock_hold_what_is_started() {
+    let world = World::new();
+    let configure = Configure { filter: no_folders(), landlock: true, ..configure() };
+    let sandbox = sandbox_as(world.folder.path(), Arc::new(Nowhere), configure).await;
+    let outside = world.folder.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    let text = format!("exec 2>&1; mkdir x; echo a > f && cat f; echo b > {}/f; true", outside.display());
+    let (output, _) = run(&sandbox, &script(&sandbox, &text), "").await;
+    assert!(output.contains("mkdir") && output.contains("not permitted"), "{output}");
+    assert!(output.contains("\na\n"), "the rest goes on: {output}");
+    assert_eq!(outside.join("f").exists(), !has_landlock(), "{output}");
+    // The program inside itself is not held: it still makes folders.
+    sandbox.put(Path::new("a/b"), b"x").await.unwrap();
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use karta_sandbox::state::{Entry, Kind, Record};
 use karta_sandbox::{Error, Sandbox};
 
 use super::{sandbox, sandbox_in};
-use crate::support::{World, line, run, script, tree};
+use crate::support::{World, acquire, line, run, script, tree};
 
 async fn taken(sandbox: &dyn Sandbox, paths: Vec<PathBuf>) -> Vec<Record> {
     sandbox.take(paths).await.unwrap().map(Result::unwrap).collect().await
@@ -87,6 +87,41 @@ pub(crate) async fn moves(first: &dyn Sandbox, other: &dyn Sandbox) {
     assert_eq!(was, is);
     let again: Vec<PathBuf> = other.survey().await.unwrap().into_iter().map(|entry| entry.path).collect();
     assert_eq!(again, paths);
+}
+
+/// A folder of the release that was replaced by one of the session's.
+pub(crate) async fn replaces(first: &dyn Sandbox, other: &dyn Sandbox) {
+    let text = "set -e; cd $WORK; rm -r agents; mkdir agents; echo n > agents/new; rm CLAUDE.md; mkdir CLAUDE.md; ln -s x CLAUDE.md/y";
+    let (_, exit) = run(first, &with_places(first, text), "").await;
+    assert_eq!(exit.status, Some(0));
+    let paths: Vec<PathBuf> = first.survey().await.unwrap().into_iter().map(|entry| entry.path).collect();
+    let records = taken(first, paths.clone()).await;
+    other.restore(stream::iter(records.into_iter().map(Ok)).boxed()).await.unwrap();
+    let (was, _) = run(first, &with_places(first, SHOW), "").await;
+    let (is, _) = run(other, &with_places(other, SHOW), "").await;
+    assert!(
+        was.contains("./agents/new") && !was.contains("one.md") && was.contains("./CLAUDE.md/y x"),
+        "{was}"
+    );
+    assert_eq!(was, is);
+    let again: Vec<PathBuf> = other.survey().await.unwrap().into_iter().map(|entry| entry.path).collect();
+    assert_eq!(again, paths);
+}
+
+#[tokio::test]
+async fn a_replaced_folder_stays_replaced() {
+    let (world, second) = (World::new(), World::new());
+    replaces(&sandbox(&world).await, &sandbox(&second).await).await;
+}
+
+/// The same where the workspace is an overlay.
+#[tokio::test]
+async fn sessions_move_between_namespaces() {
+    let world = World::new();
+    let driver = crate::isolated::namespace(&world);
+    let [one, two, three, four] = [1, 2, 3, 4].map(|number| world.spec(number, "a"));
+    moves(&*acquire(&driver, &one).await, &*acquire(&driver, &two).await).await;
+    replaces(&*acquire(&driver, &three).await, &*acquire(&driver, &four).await).await;
 }
 
 #[tokio::test]
@@ -265,12 +300,14 @@ async fn a_fork_bomb_ends_with_its_leader() {
     let sandbox = sandbox_in(world.folder.path(), std::sync::Arc::new(karta_sandbox::uplink::Nowhere)).await;
     // It renews itself without end, in sessions of its own, but stays small: this machine is shared.
     let text = r#"cat > b <<'END'
-[ $1 -gt 0 ] && { setsid sh ./b $(($1-1)) & setsid sh ./b $(($1-1)) & }
+[ $1 -gt 0 ] && { setsid sh ./b $(($1-1)) & setsid sh ./b $(($1-1)) & } || echo deep
 while :; do setsid sh -c 'sleep 0.01' & wait $!; done
 END
-setsid sh ./b 4 & echo up; sleep 1000"#;
+setsid sh ./b 4 & sleep 1000"#;
     let mut process = sandbox.spawn(&script(&sandbox, text)).await.unwrap();
-    assert_eq!(line(&mut process).await, "up");
+    for _ in 0..16 {
+        assert_eq!(line(&mut process).await, "deep");
+    }
     process.control.kill();
     assert_eq!(process.control.wait().await.signal, Some(9));
     let place = sandbox.place().workspace.display().to_string();
