@@ -19,7 +19,7 @@ const WAITING: usize = 32;
 /// What is waited at least between two tellings; doubled as long as there is always something to tell.
 const PAUSE: Duration = Duration::from_secs(2);
 /// The most that is waited.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 /// The longest reason in the audit log.
 const REASON: usize = 1000;
 
