@@ -10,6 +10,7 @@ use karta_sandbox::Driver;
 use karta_store::{Keyring, OrgRow, Store};
 use karta_types::scope::Scopes;
 use karta_types::{Clock, ErrorCode, OrgId, Rng, Secret};
+use tokio::sync::OnceCell;
 
 use crate::addresses::{Guarded, Lookup};
 use crate::authority::{Remote, ServiceTokens};
@@ -21,6 +22,7 @@ use crate::control::oidc::OidcProvider;
 use crate::control::webhooks::send;
 use crate::data::channels::Channels;
 use crate::data::checkpoints::{self, Checkpoints};
+use crate::data::egress::Outside;
 use crate::data::git::Repositories;
 use crate::data::hub::Hub;
 use crate::data::places::{Place, Places};
@@ -58,6 +60,7 @@ struct Inner {
     publishing: Publishing,
     transfers: Transfers,
     guarded: Guarded,
+    outside: OnceCell<Arc<Outside>>,
     oidc: Option<OidcProvider>,
     webhooks: reqwest::Client,
     stripe: Option<Stripe>,
@@ -248,6 +251,7 @@ impl Builder {
             publishing: Publishing::default(),
             transfers: Transfers::default(),
             guarded,
+            outside: OnceCell::new(),
             oidc,
             webhooks,
             stripe,
@@ -542,9 +546,14 @@ impl Engine {
         &self.0.transfers
     }
 
-    /// What builds may go to, once a release declares it.
+    /// What sandboxes may go to, once a rule allows it.
     pub(crate) fn guarded(&self) -> Guarded {
         self.0.guarded.clone()
+    }
+
+    /// The world outside, once it was looked at.
+    pub(crate) fn outside_cell(&self) -> &OnceCell<Arc<Outside>> {
+        &self.0.outside
     }
 
     pub(crate) fn channels(&self) -> &Arc<Channels> {

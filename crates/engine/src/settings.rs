@@ -46,6 +46,8 @@ pub struct Settings {
     pub releases: Releases,
     /// What sessions have made, kept beyond their machines.
     pub state: State,
+    /// The way out of sandboxes.
+    pub egress: EgressSettings,
     /// `git push` to this server.
     pub git: Git,
     /// Which planes this server is.
@@ -389,6 +391,14 @@ impl Default for State {
     }
 }
 
+/// The way out of sandboxes.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EgressSettings {
+    /// Whether everything public is let through, and only told: for development, to find the rules that a folder needs.
+    pub observe: bool,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -408,6 +418,7 @@ impl Default for Settings {
             folder: Folder::default(),
             releases: Releases::default(),
             state: State::default(),
+            egress: EgressSettings::default(),
             git: Git::default(),
             plane: Plane::default(),
             authority: Authority::default(),

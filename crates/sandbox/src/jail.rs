@@ -136,6 +136,7 @@ impl Launcher {
         let news = tokio::time::timeout(PATIENCE, hear(&mut lifeline)).await;
         let failed = match news {
             Ok(Ok(News::Running { pid, landlock })) => {
+                tracing::debug!(pid, landlock, name = plan.name, "a jail runs");
                 (jail.pid, jail.landlock) = (pid, landlock);
                 jail.lifeline = Mutex::new(Some(lifeline));
                 return Ok((jail, output));
@@ -188,6 +189,7 @@ impl Jail {
     }
 
     /// The version of Landlock that holds it; 0 if none does.
+    #[cfg(test)]
     pub(crate) fn landlock(&self) -> u32 {
         self.landlock
     }

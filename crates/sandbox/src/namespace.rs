@@ -142,8 +142,8 @@ impl Driver {
 fn tag(machines: &Machines) -> String {
     use std::os::unix::ffi::OsStrExt as _;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, machines.root.as_os_str().as_bytes());
-    let short: String = digest.as_ref().iter().take(5).map(|byte| format!("{byte:02x}")).collect();
-    format!("{short}-")
+    let short = digest.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first) >> 24);
+    format!("{short:010x}-")
 }
 
 #[async_trait]

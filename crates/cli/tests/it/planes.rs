@@ -135,6 +135,8 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
         "hold",
         "usage_event",
         "provider_key",
+        "tool_secret",
+        "org_policy",
         "member",
         "endpoint_secret",
         "handover",
@@ -167,9 +169,19 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
     // Without a service token nobody asks the control plane anything, and garbage with one is no answer either.
     let door = planes.data_settings.split_once("url = \"").unwrap().1.split('"').next().unwrap().to_owned();
     let token = std::fs::read_to_string(home.join("data-tokens")).unwrap().trim().to_owned();
-    for question in
-        ["authenticate", "admit", "reserve", "settle", "credential", "used", "org", "origins", "renew"]
-    {
+    for question in [
+        "authenticate",
+        "admit",
+        "reserve",
+        "settle",
+        "credential",
+        "secrets",
+        "policy",
+        "used",
+        "org",
+        "origins",
+        "renew",
+    ] {
         let ask = || data.http.post(format!("{door}/authority/v1/{question}"));
         for shown in [None, Some(""), Some("kt_service_guess"), Some(data.key.as_str())] {
             let asked = match shown {

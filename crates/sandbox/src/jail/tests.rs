@@ -1,4 +1,4 @@
-use karta_guest::jail::{Ids, Item, Limit, Range};
+use karta_guest::jail::{Access, Ids, Item, Limit, Range};
 use tokio::io::AsyncReadExt as _;
 
 use super::*;
@@ -260,4 +260,22 @@ async fn a_program_gets_its_descriptors_and_no_others() {
     plan.descriptors = vec![Some(7)];
     let (_, text) = run(&plan, Given::new(vec![read.into()], None, None)).await;
     assert_eq!(text, "through seven\n0 1 2 3 7 ");
+}
+
+#[tokio::test]
+async fn rules_on_files_hold_where_the_kernel_has_them() {
+    let text = "cat /proc/version > /dev/null && echo read; echo x > /tmp/x && echo written; echo x > /dev/shm/x && echo WRITTEN; \
+                perl -e 'use Socket; socket(my $s, PF_INET, SOCK_STREAM, 0); print bind($s, sockaddr_in(4000, INADDR_LOOPBACK)) ? \"BOUND\" : \"not bound\"'";
+    let mut plan = script(text);
+    let rule = |path: &str, writable| Access { path: path.into(), writable };
+    plan.access = Some(vec![rule("/", false), rule("/tmp", true), rule("/dev/null", true)]);
+    let (jail, mut output) = Launcher::new().unwrap().start(&plan, Given::default()).await.unwrap();
+    let mut said = String::new();
+    output.stdout.read_to_string(&mut said).await.unwrap();
+    jail.wait().await;
+    match jail.landlock() {
+        0 => assert_eq!(karta_guest::jail::landlock(), 0),
+        1..4 => assert!(said.starts_with("read\nwritten\n") && !said.contains("WRITTEN"), "{said}"),
+        _ => assert_eq!(said, "read\nwritten\nnot bound"),
+    }
 }

@@ -76,9 +76,14 @@ impl Shared {
                     .to_owned(),
             );
         }
+        if karta_guest::jail::landlock() == 0 {
+            notes.push(
+                "the kernel has no Landlock, a second lock on what sessions may write: boot with `lsm=landlock,…`".to_owned(),
+            );
+        }
         if !self.privileged {
             notes.push(
-                "the server is not root: a session's disk use is measured every 10 seconds and not limited by the kernel, its \
+                "the server is not root: a session's disk use is measured every 3 seconds, and only that of each file is limited by the kernel, its \
                  processes have the server's user id on the host, and they can reach the folder under their workspace"
                     .to_owned(),
             );

@@ -20,7 +20,7 @@ use super::root::{Owners, base};
 use super::{Shared, disk, folder};
 use crate::cgroup::{Group, Quota};
 use crate::guest::{GuestSandbox, Link, Machine, Setup};
-use crate::image::{self, Image, Images};
+use crate::image::{self, Images};
 use crate::jail::{Given, Jail, Output};
 use crate::{Error, Place, Spec, seccomp};
 
@@ -28,7 +28,7 @@ use crate::{Error, Place, Spec, seccomp};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often a folder without a size of its own is measured.
-const LOOK: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(3);
 
 /// What the first process needs until it is configured. It gives up most of it then, and its children have nothing of it.
 const POWERS: [u8; 11] = [
@@ -262,7 +262,7 @@ impl Shared {
             Err(_) if !self.privileged => None,
             Err(reason) => return Err(Error::Unavailable(reason.clone())),
         };
-        let plan = Plan {
+        let mut plan = Plan {
             privileged: self.privileged,
             name: host_name(id),
             groups: group.as_ref().map_or_else(Vec::new, |group| group.folders().to_vec()),
@@ -288,6 +288,10 @@ impl Shared {
             access: None,
             filter: Vec::new(),
         };
+        if state.is_some() {
+            // The kernel holds at least each file to the quota.
+            plan.limits.push(Limit { resource: libc::RLIMIT_FSIZE, most: machines.disk_bytes });
+        }
         let folder = state.clone();
         let afterwards = Box::new(move || {
             if let Some(folder) = folder {
@@ -333,7 +337,8 @@ fn host_name(id: SandboxId) -> String {
 async fn explain(error: Error, output: Output) -> Error {
     let mut said = Vec::new();
     // The process has ended, and its end of the pipe with it.
-    let _ = tokio::time::timeout(PATIENCE, output.stderr.take(1024).read_to_end(&mut said)).await;
+    let mut both = output.stderr.take(1024).chain(output.stdout.take(1024));
+    let _ = tokio::time::timeout(PATIENCE, both.read_to_end(&mut said)).await;
     let said = String::from_utf8_lossy(&said);
     let said: String = said.chars().map(|one| if one.is_control() { ' ' } else { one }).collect();
     if said.trim().is_empty() {

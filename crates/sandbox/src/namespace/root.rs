@@ -59,13 +59,12 @@ pub(crate) struct Owners {
 
 /// The base: of an image, or of the host's own programs.
 pub(crate) fn base(image: Option<&Path>, owners: Owners) -> Result<Vec<Item>, Error> {
-    let mut items = match image {
-        Some(image) => shown(image, &entries(image)?),
-        None => {
-            let mut items = shown(Path::new("/"), &PROGRAMS.map(PathBuf::from));
-            items.extend(shown(Path::new("/"), &SETTINGS.map(|name| Path::new("etc").join(name))));
-            items
-        }
+    let mut items = if let Some(image) = image {
+        shown(image, &entries(image)?)
+    } else {
+        let mut items = shown(Path::new("/"), &PROGRAMS.map(PathBuf::from));
+        items.extend(shown(Path::new("/"), &SETTINGS.map(|name| Path::new("etc").join(name))));
+        items
     };
     let folder = |to: &str, mode, owner| Item::Folder { to: to.into(), mode, owner };
     let file = |to: &str, content: &str| Item::File { to: to.into(), content: content.into() };

@@ -9,7 +9,7 @@ use karta_sandbox::{Driver, Error, Sandbox, Spec, namespace};
 use crate::support::{World, acquire, clock, line, rng, run, script, session};
 
 /// Long enough that only what hangs takes longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Small limits, so that tests reach them soon.
 pub(crate) fn machines(world: &World) -> Machines {
@@ -69,14 +69,16 @@ async fn two_sandboxes_have_nothing_in_common() {
     let world = World::new();
     let driver = namespace(&world);
     let text = "cat /etc/machine-id /proc/sys/kernel/hostname; for n in mnt pid net ipc uts user cgroup; do readlink /proc/self/ns/$n; done; \
-                head -1 /proc/self/uid_map";
+                tail -1 /proc/self/uid_map";
     let mut seen = std::collections::BTreeSet::new();
     let mut kept = Vec::new();
     for number in 1..=3 {
         let sandbox = acquire(&driver, &world.spec(number, "a")).await;
         let output = said(&*sandbox, text).await;
         assert_eq!(output.lines().count(), 10, "{output}");
-        for line in output.lines() {
+        // Without root's powers there is but one user to be.
+        let distinct = if rustix::process::geteuid().is_root() { 10 } else { 9 };
+        for line in output.lines().take(distinct) {
             assert!(seen.insert(line.to_owned()), "{line}");
         }
         kept.push(sandbox);
@@ -108,7 +110,13 @@ async fn what_is_paused_does_nothing_until_it_is_woken() {
     let sandbox = acquire(&driver, &world.spec(1, "a")).await;
     let mut process = sandbox.spawn(&script(&*sandbox, "echo up; read word; echo $word")).await.unwrap();
     assert_eq!(line(&mut process).await, "up");
-    sandbox.pause().await.unwrap();
+    match sandbox.pause().await {
+        Err(Error::Unavailable(reason)) if !rustix::process::geteuid().is_root() => {
+            assert!(reason.contains("control group"), "{reason}");
+            return;
+        }
+        paused => paused.unwrap(),
+    }
     sandbox.pause().await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut process.stdin, b"word\n").await.unwrap();
     // Nothing in there can answer; a moment shows that it doesn't, and no longer moment would show more.

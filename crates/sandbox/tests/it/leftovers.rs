@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use karta_sandbox::{Driver as _, Sandbox, namespace};
+use karta_sandbox::{Driver as _, namespace};
 use karta_types::Rng;
 use karta_types::rng::Seeded;
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -75,7 +75,7 @@ async fn cycle(driver: &namespace::Driver, folder: &Path, number: u64, rng: &dyn
     assert_eq!(line(&mut process).await, "up");
     let launchers = children(std::process::id());
     let firsts: Vec<u32> = launchers.iter().flat_map(|launcher| children(*launcher)).collect();
-    if deed >= 6 {
+    if deed >= 6 && rustix::process::geteuid().is_root() {
         sandbox.pause().await.unwrap();
     }
     match deed {
@@ -133,7 +133,7 @@ fn all_ended() {
     }
     let left = children(std::process::id());
     let told: Vec<_> = left.iter().map(|pid| fs::read_to_string(format!("/proc/{pid}/stat"))).collect();
-    panic!("{} processes are left: {told:?}", left.len());
+    assert!(left.is_empty(), "{} processes are left: {told:?}", left.len());
 }
 
 /// The control groups of this data directory's server.
@@ -141,7 +141,7 @@ fn groups(folder: &Path) -> BTreeSet<PathBuf> {
     use std::os::unix::ffi::OsStrExt as _;
     let machines = folder.join("machines");
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, machines.as_os_str().as_bytes());
-    let tag: String = digest.as_ref().iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    let tag = format!("{:010x}-", u64::from_be_bytes(*digest.as_ref().first_chunk().unwrap()) >> 24);
     let mut found = BTreeSet::new();
     let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(folder) = folders.pop() {
@@ -193,7 +193,7 @@ async fn alone() {
     assert_eq!(groups(&folder), BTreeSet::new());
     let names: Vec<_> =
         fs::read_dir(folder.join("machines")).unwrap().flatten().map(|entry| entry.file_name()).collect();
-    assert_eq!(names, ["templates"]);
+    assert!(names.iter().all(|name| name == "templates"), "{names:?}");
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(folder.to_str().unwrap()), "{mounts}");
     all_ended();

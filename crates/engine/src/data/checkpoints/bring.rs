@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use karta_sandbox::Sandbox;
-use karta_sandbox::paths::Pattern;
+use karta_sandbox::paths::{self, Pattern};
 use karta_sandbox::state::HOME;
 use karta_store::CheckpointRow;
 use karta_types::{OrgId, SessionId};
@@ -86,7 +86,7 @@ impl Checkpoints {
         pattern: &str,
         limit: u64,
     ) -> Result<Vec<(PathBuf, Vec<u8>)>, CheckpointError> {
-        let pattern = Pattern::parse(pattern)?;
+        let pattern = paths::pattern(pattern)?;
         // A checkpoint that is added meanwhile may take the packs of this one with it: then the next one is read.
         let mut tries = 3;
         loop {
