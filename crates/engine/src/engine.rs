@@ -289,7 +289,7 @@ fn build_driver(
         program.map(|program| (PLAYER.to_owned(), (program, vec!["play".to_owned()]))).into_iter().collect();
     let config = karta_sandbox::registry::Config {
         root: settings.data.join("sessions"),
-        machines: karta_sandbox::limits::Machines::new(settings.data.join("machines")),
+        machines: settings.sandbox.machines(&settings.data),
         programs,
         functions: HashMap::default(),
         clock,

@@ -39,6 +39,7 @@ pub(crate) async fn record(
     let root = tempfile::tempdir()?;
     let config = Config {
         root: root.path().join("sessions"),
+        machines: karta_sandbox::limits::Machines::new(root.path().join("machines")),
         programs: HashMap::new(),
         functions: HashMap::new(),
         clock: Arc::new(karta_types::time::System),
