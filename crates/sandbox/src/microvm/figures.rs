@@ -116,7 +116,10 @@ impl Driver {
         let (mut control, theirs) = pair()?;
         let (mut guest, inside) = pair()?;
         // A shell opens the descriptors under their numbers and becomes the VMM.
-        let mut script = format!("exec {}<&0 {}<&1 ", number::CONTROL, number::GUEST);
+        // What it has inherited itself must not be in the way.
+        let taken = number::CONTROL..number::DISKS + 4;
+        let mut script: String = taken.map(|number| format!("exec {number}>&-; ")).collect();
+        script += &format!("exec {}<&0 {}<&1 ", number::CONTROL, number::GUEST);
         let given = [
             (number::MEMORY, "<>", &memory),
             (number::STATE, "<", &state),
