@@ -5,10 +5,12 @@ use futures_util::Stream;
 use karta_types::audit::{Entry, Verdict};
 use karta_types::budget::{Budget, Caps, Level, Period};
 use karta_types::key::{ApiKey, NewApiKey};
+use karta_types::org_policy::OrgPolicy;
 use karta_types::page::Page;
 use karta_types::provider_key::{KeyProvider, ProviderKey};
 use karta_types::scope::Scope;
 use karta_types::session_token::NewSessionToken;
+use karta_types::tool_secret::ToolSecret;
 use karta_types::{KeyId, Secret, SessionId, SessionTokenId, Timestamp};
 use reqwest::Method;
 use serde::Serialize;
@@ -162,6 +164,50 @@ impl Client {
     pub async fn erase_provider_key(&self, provider: KeyProvider) -> Result<(), Error> {
         let url = self.url(&["provider-keys", provider.as_str()]);
         self.send("erasing a provider key", self.request(Method::DELETE, url)).await.map(drop)
+    }
+
+    /// The secrets of a project, without their values.
+    ///
+    /// # Errors
+    /// The server's refusal, or the way to it.
+    pub async fn secrets(&self, project: &str) -> Result<Page<ToolSecret>, Error> {
+        let url = self.url(&["projects", project, "secrets"]);
+        self.json("listing secrets", self.request(Method::GET, url)).await
+    }
+
+    /// Sets a secret of a project.
+    ///
+    /// # Errors
+    /// The server's refusal, or the way to it.
+    pub async fn set_secret(&self, project: &str, name: &str, value: &Secret) -> Result<ToolSecret, Error> {
+        let url = self.url(&["projects", project, "secrets", name]);
+        let body = json!({ "value": value.expose() });
+        self.json("setting a secret", self.request(Method::PUT, url).json(&body)).await
+    }
+
+    /// Removes a secret of a project.
+    ///
+    /// # Errors
+    /// The server's refusal, or the way to it.
+    pub async fn remove_secret(&self, project: &str, name: &str) -> Result<(), Error> {
+        let url = self.url(&["projects", project, "secrets", name]);
+        self.send("removing a secret", self.request(Method::DELETE, url)).await.map(drop)
+    }
+
+    /// What the organisation demands of all its sessions.
+    ///
+    /// # Errors
+    /// The server's refusal, or the way to it.
+    pub async fn policy(&self) -> Result<OrgPolicy, Error> {
+        self.json("reading the policy", self.request(Method::GET, self.url(&["policy"]))).await
+    }
+
+    /// Sets what the organisation demands of all its sessions, all of it.
+    ///
+    /// # Errors
+    /// The server's refusal, or the way to it.
+    pub async fn set_policy(&self, policy: &OrgPolicy) -> Result<OrgPolicy, Error> {
+        self.json("setting the policy", self.request(Method::PUT, self.url(&["policy"])).json(policy)).await
     }
 
     /// Mints a session token.

@@ -85,6 +85,15 @@ pub struct SessionFilter {
 }
 
 impl Client {
+    /// What a session reached outside and what was refused, and the rules that it would need.
+    ///
+    /// # Errors
+    /// The server's refusal, or the way to it.
+    pub async fn egress(&self, session: SessionId) -> Result<karta_types::egress::Record, Error> {
+        let url = self.url(&["sessions", &session.to_string(), "egress"]);
+        self.json("reading what a session reached", self.request(Method::GET, url)).await
+    }
+
     /// Makes a session, or resumes the one that `session_id` names.
     ///
     /// # Errors

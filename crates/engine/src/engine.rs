@@ -10,6 +10,7 @@ use karta_sandbox::Driver;
 use karta_store::{Keyring, OrgRow, Store};
 use karta_types::scope::Scopes;
 use karta_types::{Clock, ErrorCode, OrgId, Rng, Secret};
+use tokio::sync::OnceCell;
 
 use crate::addresses::{Guarded, Lookup};
 use crate::authority::{Remote, ServiceTokens};
@@ -21,6 +22,7 @@ use crate::control::oidc::OidcProvider;
 use crate::control::webhooks::send;
 use crate::data::channels::Channels;
 use crate::data::checkpoints::{self, Checkpoints};
+use crate::data::egress::Outside;
 use crate::data::git::Repositories;
 use crate::data::hub::Hub;
 use crate::data::places::{Place, Places};
@@ -58,6 +60,7 @@ struct Inner {
     publishing: Publishing,
     transfers: Transfers,
     guarded: Guarded,
+    outside: OnceCell<Arc<Outside>>,
     oidc: Option<OidcProvider>,
     webhooks: reqwest::Client,
     stripe: Option<Stripe>,
@@ -149,7 +152,7 @@ impl Builder {
         self
     }
 
-    /// Looks whether an engine could be opened, without opening one: nothing is recovered or served, so that a server which runs on
+    /// Looks whether an engine could be opened, with each of the drivers, without opening one: nothing is recovered or served, so that a server which runs on
     /// the same data is not disturbed. Answers each part's state by name.
     ///
     /// # Errors
@@ -157,19 +160,32 @@ impl Builder {
     pub async fn check(self) -> Result<Vec<(&'static str, Result<String, String>)>> {
         let Self { settings, clock, rng, program, .. } = self;
         prepare(&settings.data)?;
-        let driver = build_driver(&settings, program, clock, rng);
-        let state = match driver {
-            Ok(driver) => {
-                let state = driver.check().await.map_err(|error| crate::error::chain(&error));
-                let notes = driver.notes().await;
-                state.map(|()| {
-                    if notes.is_empty() { "ready".to_owned() } else { format!("ready; {}", notes.join("; ")) }
-                })
-            }
-            Err(error) => Err(error.chain()),
-        };
+        let mut parts = Vec::new();
+        for (part, name) in [
+            ("isolation microvm", "microvm"),
+            ("isolation namespace", "namespace"),
+            ("isolation process", "process"),
+        ] {
+            let driver = build_driver(name, &settings, program.clone(), clock.clone(), rng.clone());
+            let state = match driver {
+                Ok(driver) => {
+                    let state = driver.check().await.map_err(|error| crate::error::chain(&error));
+                    let notes = driver.notes().await;
+                    state.map(|()| {
+                        if notes.is_empty() {
+                            "ready".to_owned()
+                        } else {
+                            format!("ready; {}", notes.join("; "))
+                        }
+                    })
+                }
+                Err(error) => Err(error.chain()),
+            };
+            parts.push((part, state));
+        }
         let git = crate::data::git::version().await.map_err(|error| error.problem().detail);
-        Ok(vec![("sandbox", state), ("git", git)])
+        parts.push(("git", git));
+        Ok(parts)
     }
 
     /// Opens the store, recovers what a crash left, starts the model gateway.
@@ -209,7 +225,7 @@ impl Builder {
         let given = driver.is_some();
         let driver = match driver {
             Some(driver) => driver,
-            None => build_driver(&settings, program, clock.clone(), rng.clone())?,
+            None => build_driver(settings.driver(), &settings, program, clock.clone(), rng.clone())?,
         };
         driver.check().await?;
         let scripted = match settings.scripted {
@@ -248,6 +264,7 @@ impl Builder {
             publishing: Publishing::default(),
             transfers: Transfers::default(),
             guarded,
+            outside: OnceCell::new(),
             oidc,
             webhooks,
             stripe,
@@ -274,8 +291,9 @@ impl Builder {
     }
 }
 
-/// The driver that the settings ask for.
+/// The driver of this name, as the settings limit it.
 fn build_driver(
+    name: &str,
     settings: &Settings,
     program: Option<PathBuf>,
     clock: Arc<dyn Clock>,
@@ -285,13 +303,13 @@ fn build_driver(
         program.map(|program| (PLAYER.to_owned(), (program, vec!["play".to_owned()]))).into_iter().collect();
     let config = karta_sandbox::registry::Config {
         root: settings.data.join("sessions"),
-        machines: karta_sandbox::limits::Machines::new(settings.data.join("machines")),
+        machines: settings.sandbox.machines(&settings.data),
         programs,
         functions: HashMap::default(),
         clock,
         rng,
     };
-    Ok(karta_sandbox::registry::build(settings.driver(), config)?)
+    Ok(karta_sandbox::registry::build(name, config)?)
 }
 
 /// The name that the scripted harness gives its program.
@@ -542,9 +560,14 @@ impl Engine {
         &self.0.transfers
     }
 
-    /// What builds may go to, once a release declares it.
+    /// What sandboxes may go to, once a rule allows it.
     pub(crate) fn guarded(&self) -> Guarded {
         self.0.guarded.clone()
+    }
+
+    /// The world outside, once it was looked at.
+    pub(crate) fn outside_cell(&self) -> &OnceCell<Arc<Outside>> {
+        &self.0.outside
     }
 
     pub(crate) fn channels(&self) -> &Arc<Channels> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use karta_store::{Spender, UsageRow, Want};
+use karta_types::org_policy::OrgPolicy;
 use karta_types::provider_key::KeyProvider;
 use karta_types::scope::Scopes;
 use karta_types::{
@@ -201,6 +202,17 @@ pub trait Gate: Send + Sync {
 
     /// The organisation's own key for the first of these providers that it has one for, and which.
     async fn credential(&self, org: OrgId, providers: &[KeyProvider]) -> Result<Option<Credential>>;
+
+    /// The values of a project's secrets of these names; those that nobody has set are left out.
+    async fn secrets(
+        &self,
+        org: OrgId,
+        project: ProjectId,
+        names: &[String],
+    ) -> Result<Vec<(String, Secret)>>;
+
+    /// What the organisation demands of all its sessions.
+    async fn policy(&self, org: OrgId) -> Result<OrgPolicy>;
 
     /// Tells the audit log what the platform did for an organisation.
     async fn told(&self, org: OrgId, action: &str, resource: String, turn: Option<TurnId>) -> Result<()>;

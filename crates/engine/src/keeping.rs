@@ -124,6 +124,7 @@ impl Engine {
             if self.settings().plane != Plane::Data {
                 self.store().sign_ins_expire(now).await?;
                 self.store().session_tokens_expire(now).await?;
+                self.store().tool_secrets_sweep().await?;
             }
             Ok::<_, karta_store::Error>(())
         };

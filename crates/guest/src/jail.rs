@@ -13,6 +13,8 @@ mod enter;
 mod root;
 mod wire;
 
+pub use confine::landlock;
+
 use std::path::PathBuf;
 
 /// The longest plan in bytes: it must fit into a socket's buffer, so that sending it never waits.

@@ -87,13 +87,13 @@ pub fn check(
     match (version, found, defaults) {
         (Some(version), Some(found), Some(defaults)) if faults.is_empty() => {
             warnings.extend(found.warnings.iter().cloned());
-            let Manifest { project, policy, build, env, .. } = manifest;
+            let Manifest { project, policy, build, env, secrets, .. } = manifest;
             Ok(Checked {
                 project,
                 harness,
                 pin: HarnessPin { kind: harness.id().to_owned(), version },
                 found,
-                recipe: Recipe { policy, defaults, build, env },
+                recipe: Recipe { policy, defaults, build, env, secrets },
                 warnings,
             })
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use karta_harness::Fault;
 use karta_harness::registry::{self, Declared};
 use karta_types::Micros;
+use karta_types::egress::{Hosts, Rule};
 use karta_types::policy::{Build, Caps, Policy, Tools};
 use karta_types::session::Isolation;
 
@@ -35,6 +36,8 @@ pub struct Manifest {
     pub policy: Policy,
     /// Variables for the folder's processes.
     pub env: BTreeMap<String, String>,
+    /// Variables that stand for a secret, each with the hosts that it may go to.
+    pub secrets: BTreeMap<String, Vec<String>>,
     places: Places,
 }
 
@@ -69,12 +72,14 @@ pub fn keys() -> Vec<String> {
 
 fn read(document: &mut Document<'_>, entries: &[(Key, Node)]) -> Manifest {
     let mut top = Fields::top(entries);
+    let mut secrets = BTreeMap::new();
     let manifest = Manifest {
         project: project(&mut top, document),
         harness: harness(top.table("harness", document), document),
         build: build(top.table("build", document), document),
         policy: policy(top.table("policy", document), document),
-        env: env(top.table("env", document), document),
+        env: env(top.table("env", document), &mut secrets, document),
+        secrets,
         places: Places::default(),
     };
     top.refuse("entry_point", "a harness is found by its own files; see `harness.type`", document);
@@ -129,7 +134,7 @@ fn build(mut table: Fields<'_>, document: &mut Document<'_>) -> Build {
     let built = Build {
         setup,
         inputs: table.texts("inputs", pattern, document),
-        egress: table.texts("egress", host, document),
+        egress: table.texts("egress", rule, document),
     };
     table.finish(document);
     built
@@ -141,7 +146,7 @@ fn policy(mut table: Fields<'_>, document: &mut Document<'_>) -> Policy {
     let hooks = table.flag("hooks", document).unwrap_or(true);
     let mcp = table.flag("mcp", document).unwrap_or(true);
     let isolation = table.choice("isolation", &levels, document);
-    let egress = table.texts("egress", host, document);
+    let egress = table.texts("egress", rule, document);
     let mut tools = table.table("tools", document);
     let deny = tools.texts("deny", tool, document);
     tools.finish(document);
@@ -158,7 +163,11 @@ fn policy(mut table: Fields<'_>, document: &mut Document<'_>) -> Policy {
     Policy { hooks, mcp, tools: Tools { deny }, isolation, egress, caps: own }
 }
 
-fn env(mut table: Fields<'_>, document: &mut Document<'_>) -> BTreeMap<String, String> {
+fn env(
+    mut table: Fields<'_>,
+    secrets: &mut BTreeMap<String, Vec<String>>,
+    document: &mut Document<'_>,
+) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     for (key, node) in table.all(document) {
         let name = &key.name;
@@ -173,11 +182,9 @@ fn env(mut table: Fields<'_>, document: &mut Document<'_>) -> BTreeMap<String, S
             Value::Text(value) => {
                 env.insert(name.clone(), value.clone());
             }
-            Value::Table(_) => {
-                let message = format!(
-                    "`env.{name}` must be a text: a secret has no place here, since whatever runs in the sandbox could read it"
-                );
-                document.fault(node.at, message, None);
+            Value::Table(entries) => {
+                let hosts = secret(Fields::below(format!("env.{name}."), entries), name, node.at, document);
+                secrets.insert(name.clone(), hosts);
             }
             other => {
                 let message = format!("`env.{name}` must be a text, not {}", other.name());
@@ -190,9 +197,28 @@ fn env(mut table: Fields<'_>, document: &mut Document<'_>) -> BTreeMap<String, S
     env
 }
 
+/// `{ secret = true, hosts = ["api.example.com"] }`: the value is set on the server, and never enters the sandbox.
+fn secret(mut table: Fields<'_>, name: &str, at: usize, document: &mut Document<'_>) -> Vec<String> {
+    let secret = table.flag("secret", document);
+    let hosts = table.texts("hosts", |text| Hosts::parse(text).map(drop), document);
+    if secret != Some(true) {
+        let help = Some(format!("write it as `{name} = {{ secret = true, hosts = [\"api.example.com\"] }}`"));
+        document.fault(at, format!("`env.{name}` must be a text, or a secret"), help);
+    } else if hosts.is_empty() {
+        let message = format!("`env.{name}.hosts` must name the hosts that the secret may go to");
+        document.fault(at, message, None);
+    }
+    table.finish(document);
+    hosts
+}
+
 /// Names that say where programs, libraries and the platform's own places are, or that make a program run something first.
-const MOVING: [&str; 27] = [
+const MOVING: [&str; 33] = [
+    "AWS_CA_BUNDLE",
     "BASH_ENV",
+    "CARGO_HTTP_CAINFO",
+    "CURL_CA_BUNDLE",
+    "DENO_CERT",
     "ENV",
     "GCONV_PATH",
     "HOME",
@@ -209,10 +235,12 @@ const MOVING: [&str; 27] = [
     "NODE_OPTIONS",
     "NODE_PATH",
     "NODE_TLS_REJECT_UNAUTHORIZED",
+    "NODE_USE_ENV_PROXY",
     "PATH",
     "PERL5OPT",
     "PROMPT_COMMAND",
     "PWD",
+    "REQUESTS_CA_BUNDLE",
     "RUBYOPT",
     "SHELL",
     "SHELLOPTS",
@@ -240,8 +268,11 @@ const TAKEN: [&str; 14] = [
 /// Ends of names that send connections another way.
 const DIVERTING: &str = "_PROXY";
 
-/// Whether a folder may set this variable.
-fn variable(name: &str) -> Result<(), String> {
+/// Whether a folder may set this variable, and a project have a secret of this name.
+///
+/// # Errors
+/// Why not.
+pub fn variable(name: &str) -> Result<(), String> {
     let mut letters = name.bytes();
     let first = letters.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
     if !first || !letters.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') || name.len() > 255 {
@@ -264,24 +295,9 @@ fn pattern(text: &str) -> Result<(), String> {
     folder::matcher("build.inputs", std::iter::once(text)).map(drop).map_err(|error| error.to_string())
 }
 
-/// A host, or a host with its port.
-fn host(text: &str) -> Result<(), String> {
-    let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let fine = host.len() <= 253 && host.split('.').all(label);
-    if !fine
-        || port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0) || port.starts_with('+'))
-    {
-        return Err(format!(
-            "`{text}` must be `host` or `host:port`, in lower case, without scheme, path or pattern"
-        ));
-    }
-    Ok(())
+/// What may be reached.
+fn rule(text: &str) -> Result<(), String> {
+    Rule::parse(text).map(drop)
 }
 
 /// A tool, in the harness's own name.
@@ -296,21 +312,4 @@ fn tool(text: &str) -> Result<(), String> {
         );
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_are_hosts() {
-        for good in ["example.com", "a.b-c.de:443", "localhost:1", "10.0.0.1"] {
-            assert_eq!(host(good), Ok(()), "{good}");
-        }
-        for bad in
-            ["", "https://a", "a/b", "*.a", "A.com", "a:", "a:0", "a:+1", "a:70000", "a..b", "-a", "a-"]
-        {
-            assert!(host(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -84,7 +84,7 @@ impl Tree {
                     let options = kinds.nth(1).unwrap_or_default().split(',').map(str::to_owned).collect();
                     trees.push((options, PathBuf::from(place)));
                 }
-                Some("cgroup2") => second = second.or(Some((top.to_owned(), PathBuf::from(place)))),
+                Some("cgroup2") => second = second.or_else(|| Some((top.to_owned(), PathBuf::from(place)))),
                 _ => {}
             }
         }
@@ -99,7 +99,7 @@ impl Tree {
             let there: BTreeSet<_> = there.split_whitespace().collect();
             if there.contains("memory") && there.contains("pids") {
                 let own = memberships.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-                let own = Path::new(own).strip_prefix(&top).unwrap_or(Path::new("")).to_owned();
+                let own = Path::new(own).strip_prefix(&top).unwrap_or_else(|_| Path::new("")).to_owned();
                 return Ok(Self::Second { own: root.join(own), root });
             }
         }
@@ -190,7 +190,7 @@ impl Tree {
             if switched_on(&parent) {
                 return Ok(parent);
             }
-            match prepare(base, &parent) {
+            match prepare(base, &parent, base == root.as_path()) {
                 Ok(()) => return Ok(parent),
                 Err(error) => failed = failed.or(Some(error)),
             }
@@ -210,8 +210,8 @@ fn switched_on(parent: &Path) -> bool {
     on.contains("memory") && on.contains("pids")
 }
 
-/// Switches limits on below `base` and makes `parent` there.
-fn prepare(base: &Path, parent: &Path) -> io::Result<()> {
+/// Switches limits on below `base`, which may be the root of the tree, and makes `parent` there.
+fn prepare(base: &Path, parent: &Path, root: bool) -> io::Result<()> {
     let switch = |folder: &Path| {
         let control = folder.join("cgroup.subtree_control");
         fs::write(&control, "+memory +pids")?;
@@ -220,17 +220,21 @@ fn prepare(base: &Path, parent: &Path) -> io::Result<()> {
         Ok::<(), io::Error>(())
     };
     if !switched_on(base) {
-        if let Err(error) = switch(base) {
-            // A group with processes of its own can't limit others below it. The server leaves it, if nobody else is there.
-            let myself = std::process::id().to_string();
-            let there = fs::read_to_string(base.join("cgroup.procs"))?;
-            if there.split_whitespace().any(|process| process != myself) || there.trim().is_empty() {
-                return Err(error);
+        let myself = std::process::id().to_string();
+        let there = fs::read_to_string(base.join("cgroup.procs"))?;
+        let alone = there.split_whitespace().all(|process| process == myself);
+        if !root && !alone {
+            return Err(io::Error::other("other processes are in the server's own group"));
+        }
+        // A group with processes of its own can't limit others below it, unless it is the first of all. The server leaves it.
+        match switch(base) {
+            Err(_) if alone => {
+                let server = base.join(SERVER);
+                fs::create_dir_all(&server)?;
+                fs::write(server.join("cgroup.procs"), &myself)?;
+                switch(base)?;
             }
-            let server = base.join(SERVER);
-            fs::create_dir_all(&server)?;
-            fs::write(server.join("cgroup.procs"), &myself)?;
-            switch(base)?;
+            other => other?,
         }
     }
     fs::create_dir_all(parent)?;
@@ -363,4 +367,114 @@ fn optional(done: Result<(), Error>) -> Result<(), Error> {
 
 fn at<'a>(doing: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + use<'a> {
     move |source| Error::File { doing, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUOTA: Quota = Quota { memory: 1 << 30, processes: 100, cpu: 150 };
+    const FIRST: &str = "\
+        30 25 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+        31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n\
+        32 30 0:28 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+        33 30 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+        34 30 0:30 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+        35 30 0:31 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n";
+
+    #[test]
+    fn the_trees_of_the_first_version_are_found_beside_an_empty_second() {
+        let tree = Tree::parse(FIRST, "4:memory:/x\n0::/\n", &|_| String::new()).unwrap();
+        let at = |name: &str| Path::new("/sys/fs/cgroup").join(name);
+        assert_eq!(
+            tree,
+            Tree::First {
+                memory: at("memory"),
+                pids: at("pids"),
+                cpu: Some(at("cpu,cpuacct")),
+                freezer: None
+            }
+        );
+        let group = tree.group("x").unwrap();
+        assert_eq!(group.folders(), [at("cpu,cpuacct/karta/x"), at("memory/karta/x"), at("pids/karta/x")]);
+        assert!(group.freeze().unwrap_err().to_string().contains("`freezer` is not mounted"));
+    }
+
+    #[test]
+    fn without_any_the_reason_says_what_to_do() {
+        for mounts in ["", "31 30 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "x - y\n - \n", "garbage"]
+        {
+            let error = Tree::parse(mounts, "", &|_| "cpu io".to_owned()).unwrap_err().to_string();
+            assert!(error.contains("mount -t cgroup2"), "{error}");
+        }
+    }
+
+    /// A tree of the second version as a folder with what the kernel would have in it.
+    struct Fake {
+        folder: tempfile::TempDir,
+    }
+
+    impl Fake {
+        /// With these processes in the server's group.
+        fn new(own: &str, processes: &str) -> (Self, Tree) {
+            let folder = tempfile::tempdir().unwrap();
+            let root = folder.path();
+            let mounts = format!("31 30 0:27 / {} rw,nosuid - cgroup2 cgroup2 rw\n", root.display());
+            fs::write(root.join("cgroup.procs"), "1\n2\n").unwrap();
+            let group = root.join(own);
+            fs::create_dir_all(&group).unwrap();
+            fs::write(group.join("cgroup.procs"), processes).unwrap();
+            let tree =
+                Tree::parse(&mounts, &format!("0::/{own}\n"), &|_| "cpu memory pids".to_owned()).unwrap();
+            assert_eq!(tree, Tree::Second { root: root.to_owned(), own: group });
+            (Self { folder }, tree)
+        }
+
+        fn read(&self, path: &str) -> String {
+            fs::read_to_string(self.folder.path().join(path)).unwrap_or_default()
+        }
+    }
+
+    #[test]
+    fn a_delegated_group_of_the_second_version_gets_those_of_the_sandboxes() {
+        // What the kernel would already have switched on for a group that was delegated with its controllers.
+        let myself = format!("{}\n", std::process::id());
+        let (fake, tree) = Fake::new("system.slice/karta.service", &myself);
+        let group = tree.create("one", QUOTA).unwrap();
+        let place = "system.slice/karta.service/karta/one";
+        assert_eq!(group.folders(), [fake.folder.path().join(place)]);
+        assert_eq!(fake.read(&format!("{place}/memory.max")), "1073741824");
+        assert_eq!(fake.read(&format!("{place}/memory.swap.max")), "0");
+        assert_eq!(fake.read(&format!("{place}/pids.max")), "100");
+        assert_eq!(fake.read(&format!("{place}/cpu.max")), "150000 100000");
+        let found: Vec<_> = tree.found("o").into_iter().map(|(name, _)| name).collect();
+        assert_eq!(found, ["one"]);
+        assert!(tree.found("x").is_empty());
+    }
+
+    #[test]
+    fn a_server_with_company_uses_the_root_of_the_tree() {
+        let (fake, tree) = Fake::new("user.slice/session-1.scope", "1\n2\n");
+        let group = tree.create("one", QUOTA).unwrap();
+        assert_eq!(group.folders(), [fake.folder.path().join("karta/one")]);
+        // Nobody else was moved.
+        assert!(!fake.folder.path().join("user.slice/session-1.scope").join(SERVER).exists());
+    }
+
+    #[test]
+    fn freezing_waits_until_everything_stands_still() {
+        let (fake, tree) = Fake::new("karta.service", &format!("{}\n", std::process::id()));
+        let group = tree.create("one", QUOTA).unwrap();
+        let folder = fake.folder.path().join("karta.service/karta/one");
+        fs::write(folder.join("cgroup.events"), "populated 1\nfrozen 1\n").unwrap();
+        group.freeze().unwrap();
+        assert_eq!(fs::read_to_string(folder.join("cgroup.freeze")).unwrap(), "1");
+        group.thaw().unwrap();
+        assert_eq!(fs::read_to_string(folder.join("cgroup.freeze")).unwrap(), "0");
+        fs::write(folder.join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+        assert!(group.freeze().is_err(), "what doesn't stand still in time is told");
+        assert_eq!(fs::read_to_string(folder.join("cgroup.freeze")).unwrap(), "0", "and goes on");
+        fs::write(folder.join("cgroup.procs"), "0\nx\n").unwrap();
+        assert!(group.processes().is_empty());
+    }
 }

@@ -40,11 +40,34 @@ pub(crate) struct Launcher {
 #[derive(Default)]
 pub(crate) struct Given {
     /// The descriptors that the plan speaks of.
-    pub(crate) descriptors: Vec<OwnedFd>,
+    descriptors: Vec<OwnedFd>,
     /// The group that the plan joins. It is removed when the jail has ended.
-    pub(crate) group: Option<Group>,
+    group: Option<Group>,
     /// What is to be done on the host when everything in the jail has ended. It may block.
-    pub(crate) afterwards: Option<Box<dyn FnOnce() + Send>>,
+    afterwards: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Given {
+    /// All of it.
+    pub(crate) fn new(
+        descriptors: Vec<OwnedFd>,
+        group: Option<Group>,
+        afterwards: Option<Box<dyn FnOnce() + Send>>,
+    ) -> Self {
+        Self { descriptors, group, afterwards }
+    }
+}
+
+impl Drop for Given {
+    /// What no jail has taken, or whose jail has ended, goes.
+    fn drop(&mut self) {
+        if self.group.take().is_some_and(|group| !group.remove()) {
+            tracing::warn!("a control group of a sandbox could not be removed; it is tried again later");
+        }
+        if let Some(afterwards) = self.afterwards.take() {
+            afterwards();
+        }
+    }
 }
 
 impl std::fmt::Debug for Given {
@@ -93,24 +116,27 @@ impl Launcher {
 
     /// Makes a jail and starts its program. What was given is gone if that fails, the group too.
     pub(crate) async fn start(&self, plan: &Plan, given: Given) -> Result<(Jail, Output), Error> {
-        let Given { descriptors, group, afterwards } = given;
+        let mut given = given;
+        let descriptors = std::mem::take(&mut given.descriptors);
         let started = self.spawn(plan, &descriptors);
         // The launcher has its own now.
         drop(descriptors);
         let (stream, child, output) = match started {
             Ok(started) => started,
             Err(source) => {
-                discard(group, afterwards).await;
+                discard(given).await;
                 return Err(Error::Spawn { program: "karta-guest".to_owned(), source });
             }
         };
         let (tell, end) = watch::channel(None);
-        watch_end(child, group.clone(), afterwards, tell);
+        let group = given.group.clone();
+        watch_end(child, given, tell);
         let mut jail = Jail { lifeline: Mutex::default(), pid: 0, landlock: 0, group, end };
         let mut lifeline = stream;
         let news = tokio::time::timeout(PATIENCE, hear(&mut lifeline)).await;
         let failed = match news {
             Ok(Ok(News::Running { pid, landlock })) => {
+                tracing::debug!(pid, landlock, name = plan.name, "a jail runs");
                 (jail.pid, jail.landlock) = (pid, landlock);
                 jail.lifeline = Mutex::new(Some(lifeline));
                 return Ok((jail, output));
@@ -163,6 +189,7 @@ impl Jail {
     }
 
     /// The version of Landlock that holds it; 0 if none does.
+    #[cfg(test)]
     pub(crate) fn landlock(&self) -> u32 {
         self.landlock
     }
@@ -212,31 +239,18 @@ async fn hear(stream: &mut UnixStream) -> io::Result<News> {
     clippy::disallowed_methods,
     reason = "it ends with the jail, which ends with the server: nothing has to wait for it"
 )]
-fn watch_end(
-    mut child: Child,
-    group: Option<Group>,
-    afterwards: Option<Box<dyn FnOnce() + Send>>,
-    tell: watch::Sender<Option<Exit>>,
-) {
+fn watch_end(mut child: Child, given: Given, tell: watch::Sender<Option<Exit>>) {
     tokio::spawn(async move {
         let status = child.wait().await.ok();
-        discard(group, afterwards).await;
+        discard(given).await;
         let signal = status.and_then(|status| status.signal());
         tell.send_replace(Some(Exit { status: status.and_then(|status| status.code()), signal }));
     });
 }
 
-async fn discard(group: Option<Group>, afterwards: Option<Box<dyn FnOnce() + Send>>) {
-    let removing = tokio::task::spawn_blocking(move || {
-        let removed = group.is_none_or(|group| group.remove());
-        if let Some(afterwards) = afterwards {
-            afterwards();
-        }
-        removed
-    });
-    if !removing.await.unwrap_or(false) {
-        tracing::warn!("a control group of a sandbox could not be removed; it is tried again later");
-    }
+async fn discard(given: Given) {
+    // What it does when it is dropped may block.
+    let _ = tokio::task::spawn_blocking(move || drop(given)).await;
 }
 
 #[cfg(test)]

@@ -142,8 +142,8 @@ impl Driver {
 fn tag(machines: &Machines) -> String {
     use std::os::unix::ffi::OsStrExt as _;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, machines.root.as_os_str().as_bytes());
-    let short: String = digest.as_ref().iter().take(5).map(|byte| format!("{byte:02x}")).collect();
-    format!("{short}-")
+    let short = digest.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first) >> 24);
+    format!("{short:010x}-")
 }
 
 #[async_trait]
@@ -162,7 +162,8 @@ impl crate::Driver for Driver {
     }
 
     async fn notes(&self) -> Vec<String> {
-        self.shared.notes()
+        let shared = Arc::clone(&self.shared);
+        blocking("looking at the host", move || Ok(shared.notes())).await.unwrap_or_default()
     }
 
     fn keeps(&self) -> bool {

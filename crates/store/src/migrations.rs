@@ -46,6 +46,7 @@ const ALL: &[Migration] = &[
     migration!(11, "0011_token_caps"),
     migration!(12, "0012_activations"),
     migration!(13, "0013_publishing"),
+    migration!(14, "0014_policy"),
     migration!(15, "0015_checkpoints"),
 ];
 

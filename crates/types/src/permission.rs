@@ -203,6 +203,14 @@ permissions! {
     ReadProviderKeys "provider_keys" "read" Some(Scope::Admin), whole [Owner Admin];
     /// Set and erase keys of model providers.
     ManageProviderKeys "provider_keys" "write" Some(Scope::Admin), whole [Owner Admin];
+    /// See which secrets a project has, without their values.
+    ReadSecrets "secrets" "read" Some(Scope::Admin), any [Owner Admin Developer];
+    /// Set and remove secrets of projects.
+    ManageSecrets "secrets" "write" Some(Scope::Admin), any [Owner Admin Developer];
+    /// See what the organisation demands of all its sessions.
+    ReadPolicy "policy" "read" Some(Scope::Read), whole [Owner Admin Developer Viewer];
+    /// Change what the organisation demands of all its sessions.
+    SetPolicy "policy" "write" Some(Scope::Admin), whole [Owner Admin];
     /// See who is in the organisation.
     ReadMembers "members" "read" Some(Scope::Read), whole [Owner Admin Developer Billing Viewer];
     /// Invite, change roles, remove; each only up to the own role.

@@ -19,6 +19,9 @@ pub struct Recipe {
     pub build: Build,
     /// Variables that its processes see, by name.
     pub env: BTreeMap<String, String>,
+    /// Variables that stand for a secret of the project, by name, each with the hosts that it may go to.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Vec<String>>,
 }
 
 /// What a release's sessions may do: `[policy]` of `karta.toml`.
@@ -34,7 +37,7 @@ pub struct Policy {
     pub tools: Tools,
     /// The least isolation its sessions run in.
     pub isolation: Option<Isolation>,
-    /// Hosts that its sessions may reach, `host` or `host:port`; none is what the server allows.
+    /// What its sessions may reach, as [rules](crate::egress::Rule): `host`, `GET host/path/*`; none is nothing.
     pub egress: Vec<String>,
     /// How much its sessions may use.
     pub caps: Caps,
@@ -97,6 +100,6 @@ pub struct Build {
     pub setup: Option<String>,
     /// The files that its result depends on, as patterns of `.gitignore`; none is all of them.
     pub inputs: Vec<String>,
-    /// Hosts that it may reach, `host` or `host:port`.
+    /// What it may reach, as [rules](crate::egress::Rule).
     pub egress: Vec<String>,
 }

@@ -42,6 +42,17 @@ pub(crate) enum AdminCommand {
         #[arg(long, value_name = "FILE", env = "KARTA_CONFIG")]
         config: Option<std::path::PathBuf>,
     },
+    /// Make everything that an organisation's sessions have made unreadable, in every copy of the blob store; for good
+    Shred {
+        /// The organisation, by its slug or id
+        org: String,
+        /// Do it, without being asked
+        #[arg(long)]
+        yes: bool,
+        /// Settings file of the server
+        #[arg(long, value_name = "FILE", env = "KARTA_CONFIG")]
+        config: Option<std::path::PathBuf>,
+    },
     /// Print the SQL that gives a PostgreSQL role what a data plane of its own needs, and nothing else
     Grants {
         /// The role that the data plane connects as

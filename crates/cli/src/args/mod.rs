@@ -9,6 +9,7 @@ mod folder;
 mod harness;
 mod image;
 mod people;
+mod policy;
 mod projects;
 mod releases;
 mod server;
@@ -30,6 +31,7 @@ pub(crate) use folder::{CheckArgs, DeployArgs, GitCredentialArgs, InitArgs};
 pub(crate) use harness::{HarnessArgs, HarnessCommand, Wanted};
 pub(crate) use image::{ImageArgs, ImageBuildArgs, ImageCommand};
 pub(crate) use people::{LoginArgs, LogoutArgs, MembersArgs, MembersCommand, WhoamiArgs};
+pub(crate) use policy::{EgressArgs, EgressCommand, PolicyArgs, PolicyCommand, SecretsArgs, SecretsCommand};
 pub(crate) use projects::{LogsArgs, ProjectsArgs, ProjectsCommand};
 pub(crate) use releases::{
     PreviewsArgs, PreviewsCommand, ReleasesArgs, ReleasesCommand, RollbackArgs, version,
@@ -105,6 +107,9 @@ pub(crate) enum Command {
     Usage(UsageArgs),
     Billing(BillingArgs),
     ProviderKeys(ProviderKeysArgs),
+    Secrets(SecretsArgs),
+    Policy(PolicyArgs),
+    Egress(EgressArgs),
     Token(TokenArgs),
     Webhooks(WebhooksArgs),
     Audit(AuditArgs),

@@ -36,6 +36,10 @@ pub(super) async fn run(
             let subscribe = Change::Subscribe { plan, status };
             return change(&settings::server(data, config.as_deref())?, &org, subscribe, printer).await;
         }
+        AdminCommand::Shred { org, yes, config } => {
+            let settings = settings::server(data, config.as_deref())?;
+            return shred(&settings, &org, yes, as_json, printer).await;
+        }
         AdminCommand::Bootstrap { email, org, config } => (email, org, config),
     };
     let settings = settings::server(data, config.as_deref())?;
@@ -63,5 +67,33 @@ async fn change(settings: &Settings, org: &str, what: Change, printer: &Printer)
         .await
         .map_err(|error| anyhow::anyhow!(error.chain()).context(format!("changing what `{org}` pays")))?;
     printer.note(&format!("It is done, and in the audit log of `{org}`."));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn shred(
+    settings: &Settings,
+    org: &str,
+    yes: bool,
+    as_json: bool,
+    printer: &Printer,
+) -> anyhow::Result<ExitCode> {
+    if !yes {
+        anyhow::bail!(
+            "this can't be undone: nobody can read again what the sessions of `{org}` have made; to do it, add --yes"
+        );
+    }
+    let gone = karta_engine::data::checkpoints::shred(settings, org)
+        .await
+        .map_err(|error| anyhow::anyhow!(error.chain()).context(format!("destroying the keys of `{org}`")))?;
+    if as_json {
+        printer.json(&json!({ "checkpoints": gone }))?;
+    } else {
+        printer.note(&format!(
+            "The keys of `{org}` are destroyed, and {gone} checkpoints with them; it is in the audit log."
+        ));
+        printer.note(
+            "Backups of the database from before still hold the keys, wrapped: see docs/guides/state.md.",
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -51,6 +51,7 @@ impl Looked {
         if let Ok(checked) = &self.checked {
             text += &found::found(&checked.pin, &checked.found);
             text += &found::entry("policy", &found::policy(&checked.recipe.policy));
+            text += &found::entry("secrets", &found::secrets(&checked.recipe.secrets));
             warnings = checked.warnings.iter().map(|text| tame(text)).collect();
         }
         text += &found::entry("left out", &left_out(&self.picked.left_out));

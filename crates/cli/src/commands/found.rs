@@ -1,5 +1,6 @@
 //! What a release holds, for people: the harness, and what its files declare, each with the file that does.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use karta_types::policy::Policy;
@@ -45,6 +46,11 @@ fn named(all: &[Named]) -> Vec<String> {
 
 fn started(all: &[Started]) -> Vec<String> {
     all.iter().map(|one| declared(&format!("{}: {}", one.name, one.command), &one.file)).collect()
+}
+
+/// Variables that stand for secrets, and where each may go.
+pub(super) fn secrets(secrets: &BTreeMap<String, Vec<String>>) -> Vec<String> {
+    secrets.iter().map(|(name, hosts)| tame(&format!("{name} to {}", hosts.join(", ")))).collect()
 }
 
 /// What of a policy is not as it is for everybody.

@@ -22,6 +22,7 @@ mod login;
 mod logs;
 mod members;
 mod play;
+mod policy;
 mod project;
 mod projects;
 mod releases;
@@ -122,6 +123,19 @@ pub(crate) async fn run(cli: Cli, printer: &Printer) -> anyhow::Result<ExitCode>
         Command::ProviderKeys(args) => {
             let client = client(cli.global.data, args.server)?;
             account::provider_keys(&client, args.command, cli.global.json, printer).await
+        }
+        Command::Secrets(args) => {
+            let (client, served) = server(cli.global.data, args.server)?;
+            let project = project::chosen(&client, args.project, served, printer).await?;
+            policy::secrets(&client, &project, args.command, cli.global.json, printer).await
+        }
+        Command::Policy(args) => {
+            let client = client(cli.global.data, args.server)?;
+            policy::policy(&client, args.command, cli.global.json, printer).await
+        }
+        Command::Egress(args) => {
+            let client = client(cli.global.data, args.server)?;
+            policy::egress(&client, args.command, cli.global.json, printer).await
         }
         Command::Token(args) => {
             let client = client(cli.global.data, args.server)?;

@@ -17,6 +17,7 @@ mod planes;
 mod policy;
 mod published;
 mod real;
+mod resumed;
 mod run;
 mod served;
 mod serving;

@@ -112,6 +112,7 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
         can,
         [
             "build_line",
+            "checkpoint",
             "content",
             "input",
             "journal",
@@ -123,6 +124,7 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
             "reply",
             "session",
             "session_label",
+            "state_key",
             "turn"
         ]
     );
@@ -133,6 +135,8 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
         "hold",
         "usage_event",
         "provider_key",
+        "tool_secret",
+        "org_policy",
         "member",
         "endpoint_secret",
         "handover",
@@ -165,9 +169,19 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
     // Without a service token nobody asks the control plane anything, and garbage with one is no answer either.
     let door = planes.data_settings.split_once("url = \"").unwrap().1.split('"').next().unwrap().to_owned();
     let token = std::fs::read_to_string(home.join("data-tokens")).unwrap().trim().to_owned();
-    for question in
-        ["authenticate", "admit", "reserve", "settle", "credential", "used", "org", "origins", "renew"]
-    {
+    for question in [
+        "authenticate",
+        "admit",
+        "reserve",
+        "settle",
+        "credential",
+        "secrets",
+        "policy",
+        "used",
+        "org",
+        "origins",
+        "renew",
+    ] {
         let ask = || data.http.post(format!("{door}/authority/v1/{question}"));
         for shown in [None, Some(""), Some("kt_service_guess"), Some(data.key.as_str())] {
             let asked = match shown {
@@ -184,6 +198,20 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
             assert!(status.is_client_error() || empty, "{question} {garbage:?}: {status}");
         }
     }
+
+    // Secrets are set there alone, and what is demanded there holds here.
+    let (path, secret) = ("/v1/projects/app/secrets/SHOP_KEY", json!({"value": "planted-0123456789"}));
+    assert_eq!(data.call("PUT", path, &secret).await.0, 404);
+    assert_eq!(control.call("PUT", path, &secret).await.0, 200);
+    let session = json!({"project": "app"});
+    assert_eq!(control.call("PUT", "/v1/policy", &json!({"isolation": "microvm"})).await.0, 200);
+    let (status, problem) = data.call("POST", "/v1/sessions", &session).await;
+    assert_eq!((status, &problem["error"]), (503, &json!("isolation_unavailable")), "{problem}");
+    assert_eq!(control.call("PUT", "/v1/policy", &json!({})).await.0, 200);
+    let (status, made) = data.call("POST", "/v1/sessions", &session).await;
+    assert_eq!(status, 201, "{made}");
+    let path = format!("/v1/sessions/{}", made["id"].as_str().unwrap());
+    assert_eq!(data.call("DELETE", &path, &json!({})).await.0, 204);
 
     // A turn here is counted there, and what happens here is in the log there.
     let message = json!({"text": "hello"});

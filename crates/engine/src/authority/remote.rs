@@ -10,16 +10,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
 use karta_store::{Spender, Store, UsageRow, Want};
+use karta_types::org_policy::OrgPolicy;
 use karta_types::provider_key::KeyProvider;
-use karta_types::{Clock, ErrorCode, Micros, ModelCallId, OrgId, Problem, Rng, Secret, TurnId, Usage};
+use karta_types::{
+    Clock, ErrorCode, Micros, ModelCallId, OrgId, Problem, ProjectId, Rng, Secret, TurnId, Usage,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::ServiceTokens;
 use super::wire::{
-    Admit, AskCredential, Authenticate, Calls, Credential as WireCredential, Note, Nothing, Org, OrgFound,
-    Origins, PATH, Reserve, Reserved, Settle, Used, UsedIn,
+    Admit, AskCredential, AskPolicy, AskSecrets, Authenticate, Calls, Credential as WireCredential, Note,
+    Nothing, Org, OrgFound, Origins, PATH, Reserve, Reserved, SecretValue, Settle, Used, UsedIn,
 };
 use crate::control::audit::by_platform;
 use crate::gate::{Credential, Gate, Hold, Principal};
@@ -50,6 +53,7 @@ pub(crate) struct Remote {
     /// Calls that run here: their holds are renewed.
     live: Mutex<HashSet<ModelCallId>>,
     origins: RwLock<HashSet<String>>,
+    policies: RwLock<HashMap<OrgId, (Instant, OrgPolicy)>>,
 }
 
 /// Why a question has no answer.
@@ -114,6 +118,7 @@ impl Remote {
             known: RwLock::default(),
             live: Mutex::default(),
             origins: RwLock::default(),
+            policies: RwLock::default(),
         })
     }
 
@@ -265,6 +270,37 @@ impl Gate for Remote {
             provider: found.provider,
             key: Secret::new(found.key),
         }))
+    }
+
+    async fn secrets(
+        &self,
+        org: OrgId,
+        project: ProjectId,
+        names: &[String],
+    ) -> Result<Vec<(String, Secret)>> {
+        let question = AskSecrets { org, project, names: names.to_vec() };
+        let found: Vec<SecretValue> = self.ask("secrets", &question).await?;
+        Ok(found.into_iter().map(|found| (found.name, Secret::new(found.value))).collect())
+    }
+
+    async fn policy(&self, org: OrgId) -> Result<OrgPolicy> {
+        match self.ask::<OrgPolicy>("policy", &AskPolicy { org }).await {
+            Ok(policy) => {
+                let mut known = self.policies.write().unwrap_or_else(PoisonError::into_inner);
+                if known.len() >= KNOWN {
+                    known.clear();
+                }
+                known.insert(org, (Instant::now(), policy.clone()));
+                Ok(policy)
+            }
+            // As who somebody is: believed for a moment while nobody answers.
+            Err(Trouble::Gone(why)) => {
+                let known = self.policies.read().unwrap_or_else(PoisonError::into_inner);
+                let recent = known.get(&org).filter(|(at, _)| at.elapsed() < BELIEVED);
+                recent.map(|(_, policy)| policy.clone()).ok_or_else(|| Trouble::Gone(why).into())
+            }
+            Err(refused) => Err(refused.into()),
+        }
     }
 
     async fn told(&self, org: OrgId, action: &str, resource: String, turn: Option<TurnId>) -> Result<()> {

@@ -10,13 +10,14 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use karta_types::{ErrorCode, Problem};
+use karta_types::org_policy::OrgPolicy;
+use karta_types::{ErrorCode, Problem, Secret};
 use tokio::net::TcpListener;
 
 use super::ServiceTokens;
 use super::wire::{
-    Admit, AskCredential, Authenticate, Calls, Credential, Note, Nothing, Org, OrgFound, Origins, PATH,
-    Reserve, Reserved, Settle, Used, UsedIn,
+    Admit, AskCredential, AskPolicy, AskSecrets, Authenticate, Calls, Credential, Note, Nothing, Org,
+    OrgFound, Origins, PATH, Reserve, Reserved, SecretValue, Settle, Used, UsedIn,
 };
 use crate::control::budgets::HOLD;
 use crate::gate::{Gate as _, Hold};
@@ -66,6 +67,8 @@ pub(crate) async fn serve(engine: &Engine, listen: SocketAddr, tokens: ServiceTo
         .route("/release", post(release))
         .route("/renew", post(renew))
         .route("/credential", post(credential))
+        .route("/secrets", post(secrets))
+        .route("/policy", post(policy))
         .route("/used", post(used))
         .route("/org", post(org))
         .route("/origins", post(origins))
@@ -150,6 +153,16 @@ async fn credential(
         provider: found.provider,
         key: found.key.expose().clone(),
     })))
+}
+
+async fn secrets(State(engine): State<Engine>, Json(asked): Json<AskSecrets>) -> Answer<Vec<SecretValue>> {
+    let found = engine.control().secrets(asked.org, asked.project, &asked.names).await?;
+    let told = |(name, value): (String, Secret)| SecretValue { name, value: value.expose().clone() };
+    Ok(Json(found.into_iter().map(told).collect()))
+}
+
+async fn policy(State(engine): State<Engine>, Json(asked): Json<AskPolicy>) -> Answer<OrgPolicy> {
+    Ok(Json(engine.control().policy(asked.org).await?))
 }
 
 async fn used(State(engine): State<Engine>, Json(asked): Json<UsedIn>) -> Answer<Used> {

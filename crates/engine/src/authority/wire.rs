@@ -2,7 +2,7 @@
 
 use karta_store::{Spender, UsageRow, Want};
 use karta_types::provider_key::KeyProvider;
-use karta_types::{Micros, ModelCallId, OrgId, Problem, ProviderKeyId, TurnId, Usage};
+use karta_types::{Micros, ModelCallId, OrgId, Problem, ProjectId, ProviderKeyId, TurnId, Usage};
 use serde::{Deserialize, Serialize};
 
 /// Where the questions are asked.
@@ -61,6 +61,25 @@ pub(super) struct Credential {
     pub(super) id: ProviderKeyId,
     pub(super) provider: KeyProvider,
     pub(super) key: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct AskSecrets {
+    pub(super) org: OrgId,
+    pub(super) project: ProjectId,
+    pub(super) names: Vec<String>,
+}
+
+/// The only place where a tool's secret travels between the planes.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SecretValue {
+    pub(super) name: String,
+    pub(super) value: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct AskPolicy {
+    pub(super) org: OrgId,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use karta_store::{Keyring, Spender, Store, UsageRow, Want};
+use karta_types::org_policy::OrgPolicy;
 use karta_types::provider_key::KeyProvider;
-use karta_types::{Clock, Micros, OrgId, Problem, Rng, TurnId, Usage};
+use karta_types::{Clock, Micros, OrgId, Problem, ProjectId, Rng, Secret, TurnId, Usage};
 
 use crate::Result;
 use crate::control::audit::by_platform;
@@ -15,6 +16,7 @@ use crate::control::keys::Cache;
 use crate::control::provider_keys;
 use crate::control::rates::Rates;
 use crate::control::session_tokens::{self, Tokens};
+use crate::control::tool_secrets;
 use crate::gate::{Credential, Gate, Hold, Principal};
 
 /// The control plane in this process.
@@ -141,6 +143,26 @@ impl Gate for Local {
             }
         }
         Ok(None)
+    }
+
+    async fn secrets(
+        &self,
+        org: OrgId,
+        project: ProjectId,
+        names: &[String],
+    ) -> Result<Vec<(String, Secret)>> {
+        let mut found = Vec::new();
+        for row in self.store.tool_secret_list(org, project).await? {
+            if names.contains(&row.name) {
+                let value = tool_secrets::open(&*self.encryption, &row).await?;
+                found.push((row.name, value));
+            }
+        }
+        Ok(found)
+    }
+
+    async fn policy(&self, org: OrgId) -> Result<OrgPolicy> {
+        Ok(self.store.org_policy_get(org).await?)
     }
 
     async fn told(&self, org: OrgId, action: &str, resource: String, turn: Option<TurnId>) -> Result<()> {

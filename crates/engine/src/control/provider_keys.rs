@@ -115,7 +115,8 @@ impl Engine {
         loop {
             let rows = self.store().provider_keys_not_under(&current, STEP).await?;
             if rows.is_empty() {
-                return Ok(done + self.rewrap_webhooks(&current).await?);
+                done += self.rewrap_webhooks(&current).await?;
+                return Ok(done + self.rewrap_tool_secrets(&current).await?);
             }
             for row in rows {
                 let context = context(row.org, row.id);

@@ -3,7 +3,7 @@
 mod allowance;
 pub mod channels;
 pub mod checkpoints;
-mod egress;
+pub(crate) mod egress;
 pub mod git;
 pub mod history;
 pub mod hub;

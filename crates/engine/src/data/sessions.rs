@@ -130,6 +130,7 @@ impl Engine {
                 format!("`{}` was asked for; this server gives `{}`", wanted.as_str(), given.as_str()),
             ));
         }
+        self.check_isolation(who.org, given).await?;
         let row = SessionRow {
             id,
             org: who.org,

@@ -94,7 +94,7 @@ pub(super) fn limits(limits: &[Limit]) -> Result<(), Failure> {
 }
 
 /// The kernel's version of Landlock; 0 where there is none.
-pub(super) fn landlock() -> u32 {
+pub fn landlock() -> u32 {
     const VERSION: u32 = 1;
     // SAFETY: asked for the version, the call takes no structure.
     let version =

@@ -19,6 +19,11 @@ impl<'n> Fields<'n> {
         Self { prefix: String::new(), entries, known: Vec::new() }
     }
 
+    /// A table whose keys are known by this prefix, which ends with a dot.
+    pub(crate) const fn below(prefix: String, entries: &'n [(Key, Node)]) -> Self {
+        Self { prefix, entries, known: Vec::new() }
+    }
+
     /// The entry of a key, which is known from now on.
     fn find(&mut self, name: &'static str) -> Option<&'n (Key, Node)> {
         self.known.push(name);
@@ -52,7 +57,9 @@ impl<'n> Fields<'n> {
 
     /// Every entry, whatever its name: for tables whose keys are the person's own.
     pub(crate) fn all(&mut self, document: &mut Document<'_>) -> &'n [(Key, Node)] {
-        document.keys.insert(self.whole("NAME"), None);
+        for name in ["NAME", "NAME.hosts", "NAME.secret"] {
+            document.keys.insert(self.whole(name), None);
+        }
         std::mem::take(&mut self.entries)
     }
 

@@ -38,7 +38,7 @@ fn a_manifest_may_say_all_of_this() {
             hooks = false
             mcp = false
             isolation = "microvm"
-            egress = ["api.example.com"]
+            egress = ["api.example.com", "GET,POST api.example.com:8443/v1/*"]
             tools.deny = ["WebFetch", "mcp__shop"]
             [policy.caps]
             turn_seconds = 600
@@ -48,6 +48,7 @@ fn a_manifest_may_say_all_of_this() {
             [env]
             SHOP_URL = "https://example.com"
             lower = ""
+            SHOP_KEY = { secret = true, hosts = ["api.example.com", "*.shop.example"] }
         "#,
     )
     .unwrap();
@@ -59,12 +60,13 @@ fn a_manifest_may_say_all_of_this() {
     assert_eq!(read.build.egress, ["registry.example.com:443"]);
     assert!(!read.policy.hooks && !read.policy.mcp);
     assert_eq!(read.policy.isolation, Some(Isolation::Microvm));
-    assert_eq!(read.policy.egress, ["api.example.com"]);
+    assert_eq!(read.policy.egress, ["api.example.com", "GET,POST api.example.com:8443/v1/*"]);
     assert_eq!(read.policy.tools.deny, ["WebFetch", "mcp__shop"]);
     assert_eq!(read.policy.caps.turn_seconds, Some(600));
     assert_eq!(read.policy.caps.session_cost_micros, Some(Micros::new(2_000_000)));
     assert_eq!(read.policy.caps.session_total_tokens, Some(16));
     assert_eq!(read.env.keys().collect::<Vec<_>>(), ["SHOP_URL", "lower"]);
+    assert_eq!(read.secrets["SHOP_KEY"], ["api.example.com", "*.shop.example"]);
 }
 
 #[test]
@@ -114,7 +116,7 @@ fn values_of_the_wrong_kind_are_told() {
     assert_eq!(
         toml(
             "project = 1\nharness = 'x'\nbuild.inputs = 'x'\nbuild.egress = [1]\npolicy.hooks = 'yes'\n\
-             policy.caps.turn_seconds = 1.5\nenv.A = 1\nenv.B = true\nenv.C = 2026-01-01\nenv.D = { secret = true }\n"
+             policy.caps.turn_seconds = 1.5\nenv.A = 1\nenv.B = true\nenv.C = 2026-01-01\nenv.D = { hosts = ['a.example'] }\nenv.E = { secret = true }\nenv.F = { secret = true, hosts = ['https://a'] }\n"
         ),
         [
             "karta.toml:1:11: `project` must be a text, not a whole number",
@@ -126,7 +128,10 @@ fn values_of_the_wrong_kind_are_told() {
             "karta.toml:7:9: `env.A` must be a text, not a whole number; put it in quotes",
             "karta.toml:8:9: `env.B` must be a text, not true or false; put it in quotes",
             "karta.toml:9:9: `env.C` must be a text, not a date",
-            "karta.toml:10:9: `env.D` must be a text: a secret has no place here, since whatever runs in the sandbox could read it",
+            "karta.toml:10:9: `env.D` must be a text, or a secret; write it as `D = { secret = true, hosts = [\"api.example.com\"] }`",
+            "karta.toml:11:9: `env.E.hosts` must name the hosts that the secret may go to",
+            "karta.toml:12:9: `env.F.hosts` must name the hosts that the secret may go to",
+            "karta.toml:12:35: `env.F.hosts`: `https://a` must be `host`, `host:port` or `*.domain`, in lower case, names beyond ASCII as `xn--…`",
         ]
     );
 }
@@ -144,7 +149,7 @@ fn values_that_mean_nothing_are_told() {
             "karta.toml:2:20: `harness.type` must be one of `opencode`, `claude-code`, `scripted`, not `claude`; did you mean `claude-code`?",
             "karta.toml:2:40: `v2.1.330` is neither a version nor a constraint such as `2.1` or `>=2.1, <3`; did you mean `2.1.330`?",
             "karta.toml:3:15: `build.setup` is empty; leave it out if there is nothing to do",
-            "karta.toml:4:17: `build.egress`: `https://x.com/y` must be `host` or `host:port`, in lower case, without scheme, path or pattern",
+            "karta.toml:4:17: `build.egress`: `https://x.com/y`: leave the scheme out, as in `api.example.com/v1/*`",
             "karta.toml:5:20: `policy.isolation` must be one of `none`, `process`, `namespace`, `microvm`, not `micro-vm`; did you mean `microvm`?",
             "karta.toml:6:22: `policy.tools.deny`: a tool is named by the harness's own word for it",
             "karta.toml:7:32: `policy.caps.turn_seconds` must be from 1 to 31622400",

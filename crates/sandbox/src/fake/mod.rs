@@ -161,18 +161,17 @@ impl crate::Driver for Driver {
             let mut spaces = lock(&self.spaces);
             spaces.retain(|_, held| held.space.strong_count() > 0);
             let known = spaces.get(&spec.session).and_then(|held| held.space.upgrade());
-            match known.filter(|space| !space.files.closed()) {
-                Some(space) => (space, false),
-                None => {
-                    let space = Arc::new(Space {
-                        id: SandboxId::new(&*self.clock, &*self.rng),
-                        files: Files::new(bases, Arc::clone(&self.clock)),
-                        tasks: Mutex::default(),
-                    });
-                    let kept = self.keeps.then(|| Arc::clone(&space));
-                    spaces.insert(spec.session, Held { space: Arc::downgrade(&space), _kept: kept });
-                    (space, true)
-                }
+            if let Some(space) = known.filter(|space| !space.files.closed()) {
+                (space, false)
+            } else {
+                let space = Arc::new(Space {
+                    id: SandboxId::new(&*self.clock, &*self.rng),
+                    files: Files::new(bases, Arc::clone(&self.clock)),
+                    tasks: Mutex::default(),
+                });
+                let kept = self.keeps.then(|| Arc::clone(&space));
+                spaces.insert(spec.session, Held { space: Arc::downgrade(&space), _kept: kept });
+                (space, true)
             }
         };
         Ok(Box::new(Sandbox {

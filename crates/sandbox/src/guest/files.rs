@@ -27,10 +27,14 @@ const FOUND: usize = 256;
 /// Most bytes of all of them.
 const FOUND_BYTES: u64 = 512 << 20;
 
+/// How much is read at once.
+const BUFFER: usize = 64 << 10;
+
 /// Items of a guest.
 struct Items {
     stream: Joined,
     decoder: Decoder,
+    buffer: Vec<u8>,
     link: Link,
 }
 
@@ -38,23 +42,22 @@ impl Items {
     /// Asks for work on files.
     async fn ask(link: &Link, request: &Request, failed: &Failed<'_>) -> Result<Self, Error> {
         let stream = link.stream(request, PATIENCE).await?.map_err(|failure| failed.error(failure))?;
-        Ok(Self { stream, decoder: Decoder::default(), link: link.clone() })
+        Ok(Self { stream, decoder: Decoder::default(), buffer: vec![0; BUFFER], link: link.clone() })
     }
 
     /// The next item. That none comes is a failure: the last one says that it is the last.
     async fn next(&mut self) -> Result<Item, Error> {
-        let mut buffer = [0; 16 << 10];
         loop {
             match self.decoder.next_item() {
                 Ok(Some(item)) => return Ok(item),
                 Ok(None) => {}
                 Err(malformed) => return Err(self.broken(malformed.0)),
             }
-            match self.stream.read(&mut buffer).await {
+            match self.stream.read(&mut self.buffer).await {
                 Ok(0) => {
                     return Err(Error::Unavailable("work on the session's files ended early".to_owned()));
                 }
-                Ok(length) => self.decoder.push(&buffer[..length]),
+                Ok(length) => self.decoder.push(&self.buffer[..length]),
                 Err(_) => return Err(self.link.gone()),
             }
         }

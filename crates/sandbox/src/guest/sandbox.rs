@@ -21,7 +21,7 @@ use crate::uplink::{Service, Uplink};
 use crate::{Command, Control, Duplex, Error, Exit, Place, Process};
 
 /// How long a guest may take to answer: software emulation is slow, and a guest that takes longer is lost.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a sandbox is made of.
 pub struct Setup {
@@ -62,6 +62,7 @@ impl GuestSandbox {
     }
 
     /// A further handle, for which nothing is fresh.
+    #[must_use]
     pub fn another(&self) -> Self {
         Self { inner: Arc::clone(&self.inner), fresh: false }
     }

@@ -93,9 +93,8 @@ impl AsyncRead for Incoming {
         let broken = |what: &str| Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, what)));
         match (entry.incoming_over, &state.ended) {
             (Some(true), _) if self.strict => broken("the connection inside the sandbox broke"),
-            (Some(_), _) => Poll::Ready(Ok(())),
             (None, Some(reason)) if self.strict => broken(reason),
-            (None, Some(_)) => Poll::Ready(Ok(())),
+            (Some(_), _) | (None, Some(_)) => Poll::Ready(Ok(())),
             (None, None) => {
                 entry.reader = Some(context.waker().clone());
                 Poll::Pending

@@ -1,4 +1,4 @@
-use karta_guest::jail::{Ids, Item, Limit, Range};
+use karta_guest::jail::{Access, Ids, Item, Limit, Range};
 use tokio::io::AsyncReadExt as _;
 
 use super::*;
@@ -184,7 +184,7 @@ async fn a_group_limits_memory_and_processes_and_is_gone_afterwards() {
     let quota = Quota { memory: 64 << 20, processes: 20, cpu: 100 };
     let Some(group) = grouped(&mut plan, "limits", quota) else { return };
     let folders = group.folders().to_vec();
-    let (exit, text) = run(&plan, Given { group: Some(group), ..Given::default() }).await;
+    let (exit, text) = run(&plan, Given::new(Vec::new(), Some(group), None)).await;
     assert!(text.contains("memory 137") || exit.status == Some(137), "{exit:?} {text}");
     assert!(text.contains("Cannot fork"), "{exit:?} {text}");
     for folder in folders {
@@ -197,7 +197,7 @@ async fn what_is_paused_does_nothing_and_still_ends() {
     let mut plan = script("i=0; while :; do i=$((i+1)); echo $i; done");
     let quota = Quota { memory: 64 << 20, processes: 20, cpu: 100 };
     let Some(group) = grouped(&mut plan, "pause", quota) else { return };
-    let given = Given { group: Some(group.clone()), ..Given::default() };
+    let given = Given::new(Vec::new(), Some(group.clone()), None);
     let (jail, mut output) = Launcher::new().unwrap().start(&plan, given).await.unwrap();
     assert_eq!(line(&mut output).await, "1");
     assert!(group.processes().contains(&jail.pid()));
@@ -225,7 +225,7 @@ async fn a_disk_has_its_size_and_nothing_stays_of_it() {
     plan.items.push(Item::Disk { descriptor: 0, to: "/state".into(), owner: ids(0) });
     plan.items.push(Item::Folder { to: "/state/home".into(), mode: 0o700, owner: ids(1000) });
     plan.descriptors = vec![None];
-    let (_, text) = run(&plan, Given { descriptors: vec![file.into()], ..Given::default() }).await;
+    let (_, text) = run(&plan, Given::new(vec![file.into()], None, None)).await;
     assert!(text.contains("No space left on device"), "{text}");
     assert!(text.contains("\n0\n1000\n"), "{text}");
 }
@@ -258,6 +258,24 @@ async fn a_program_gets_its_descriptors_and_no_others() {
     writer.write_all(b"through seven\n").unwrap();
     drop(writer);
     plan.descriptors = vec![Some(7)];
-    let (_, text) = run(&plan, Given { descriptors: vec![read.into()], ..Given::default() }).await;
+    let (_, text) = run(&plan, Given::new(vec![read.into()], None, None)).await;
     assert_eq!(text, "through seven\n0 1 2 3 7 ");
+}
+
+#[tokio::test]
+async fn rules_on_files_hold_where_the_kernel_has_them() {
+    let text = "cat /proc/version > /dev/null && echo read; echo x > /tmp/x && echo written; echo x > /dev/shm/x && echo WRITTEN; \
+                perl -e 'use Socket; socket(my $s, PF_INET, SOCK_STREAM, 0); print bind($s, sockaddr_in(4000, INADDR_LOOPBACK)) ? \"BOUND\" : \"not bound\"'";
+    let mut plan = script(text);
+    let rule = |path: &str, writable| Access { path: path.into(), writable };
+    plan.access = Some(vec![rule("/", false), rule("/tmp", true), rule("/dev/null", true)]);
+    let (jail, mut output) = Launcher::new().unwrap().start(&plan, Given::default()).await.unwrap();
+    let mut said = String::new();
+    output.stdout.read_to_string(&mut said).await.unwrap();
+    jail.wait().await;
+    match jail.landlock() {
+        0 => assert_eq!(karta_guest::jail::landlock(), 0),
+        1..4 => assert!(said.starts_with("read\nwritten\n") && !said.contains("WRITTEN"), "{said}"),
+        _ => assert_eq!(said, "read\nwritten\nnot bound"),
+    }
 }

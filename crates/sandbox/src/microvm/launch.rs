@@ -188,7 +188,7 @@ impl Host {
         let group = room.group.take();
         let descriptors = descriptors.into_iter().map(|(_, descriptor)| descriptor).collect();
         // Nobody else is this user before everything in the jail has ended.
-        let given = Given { descriptors, group, afterwards: Some(Box::new(move || drop(lease))) };
+        let given = Given::new(descriptors, group, Some(Box::new(move || drop(lease))));
         let (jail, output) = self.launcher.start(&plan, given).await?;
         Ok(Running { jail, output })
     }

@@ -70,15 +70,20 @@ impl Shared {
         let mut notes = vec![
             "sandboxes share the host's kernel: a fault in it lets a session out; `microvm` gives each its own".to_owned(),
         ];
-        if self.machines.image.is_none() {
+        if matches!(self.image(), Ok(None)) {
             notes.push(
                 "sandboxes see the programs of this host (`/usr`, `/bin`, `/lib`) and no image's: `karta image build` makes one"
                     .to_owned(),
             );
         }
+        if karta_guest::jail::landlock() == 0 {
+            notes.push(
+                "the kernel has no Landlock, a second lock on what sessions may write: boot with `lsm=landlock,…`".to_owned(),
+            );
+        }
         if !self.privileged {
             notes.push(
-                "the server is not root: a session's disk use is measured every 10 seconds and not limited by the kernel, its \
+                "the server is not root: a session's disk use is measured every 3 seconds, and only that of each file is limited by the kernel, its \
                  processes have the server's user id on the host, and they can reach the folder under their workspace"
                     .to_owned(),
             );

@@ -61,7 +61,7 @@ mod tests {
         std::os::unix::fs::symlink("/", folder.join("out")).unwrap();
         let bytes = size(&folder).unwrap();
         assert!((100_000..1_000_000).contains(&bytes), "{bytes}");
-        fs::set_permissions(folder.join("a"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(folder.join("a"), fs::Permissions::from_mode(0o000)).unwrap();
         remove(&folder);
         assert!(!folder.exists());
         remove(&folder);

@@ -20,6 +20,7 @@ use super::root::{Owners, base};
 use super::{Shared, disk, folder};
 use crate::cgroup::{Group, Quota};
 use crate::guest::{GuestSandbox, Link, Machine, Setup};
+use crate::image::{self, Images};
 use crate::jail::{Given, Jail, Output};
 use crate::{Error, Place, Spec, seccomp};
 
@@ -27,7 +28,7 @@ use crate::{Error, Place, Spec, seccomp};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often a folder without a size of its own is measured.
-const LOOK: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(3);
 
 /// What the first process needs until it is configured. It gives up most of it then, and its children have nothing of it.
 const POWERS: [u8; 11] = [
@@ -207,7 +208,7 @@ impl Shared {
         let owners = lease.as_ref().map_or(Owners { root: inside_only, agent: inside_only }, |lease| {
             Owners { root: lease.id(0), agent: lease.id(AGENT) }
         });
-        let mut items = base(machines.tree().as_deref(), owners)?;
+        let mut items = base(self.image()?.as_deref(), owners)?;
         items.extend(["/workspace", "/home/agent", "/state", "/release"].map(|to| Item::Folder {
             to: to.into(),
             mode: 0o755,
@@ -261,7 +262,7 @@ impl Shared {
             Err(_) if !self.privileged => None,
             Err(reason) => return Err(Error::Unavailable(reason.clone())),
         };
-        let plan = Plan {
+        let mut plan = Plan {
             privileged: self.privileged,
             name: host_name(id),
             groups: group.as_ref().map_or_else(Vec::new, |group| group.folders().to_vec()),
@@ -287,6 +288,10 @@ impl Shared {
             access: None,
             filter: Vec::new(),
         };
+        if state.is_some() {
+            // The kernel holds at least each file to the quota.
+            plan.limits.push(Limit { resource: libc::RLIMIT_FSIZE, most: machines.disk_bytes });
+        }
         let folder = state.clone();
         let afterwards = Box::new(move || {
             if let Some(folder) = folder {
@@ -294,8 +299,18 @@ impl Shared {
             }
             drop(lease);
         });
-        let given = Given { descriptors, group, afterwards: Some(afterwards) };
+        let given = Given::new(descriptors, group, Some(afterwards));
         Ok(Made { plan, given, channel, state })
+    }
+
+    /// The root file system of the image to use; none where there is no image.
+    pub(super) fn image(&self) -> Result<Option<PathBuf>, Error> {
+        let unusable = |error: image::Error| Error::Unavailable(error.to_string());
+        if let Some(tree) = self.machines.tree() {
+            return Ok(Some(tree));
+        }
+        let image = Images::new(self.machines.images.clone()).list().map_err(unusable)?.into_iter().next();
+        Ok(image.map(|image| image.root()))
     }
 
     /// A folder of the host, read-only, as the agent's.
@@ -322,7 +337,8 @@ fn host_name(id: SandboxId) -> String {
 async fn explain(error: Error, output: Output) -> Error {
     let mut said = Vec::new();
     // The process has ended, and its end of the pipe with it.
-    let _ = tokio::time::timeout(PATIENCE, output.stderr.take(1024).read_to_end(&mut said)).await;
+    let mut both = output.stderr.take(1024).chain(output.stdout.take(1024));
+    let _ = tokio::time::timeout(PATIENCE, both.read_to_end(&mut said)).await;
     let said = String::from_utf8_lossy(&said);
     let said: String = said.chars().map(|one| if one.is_control() { ' ' } else { one }).collect();
     if said.trim().is_empty() {

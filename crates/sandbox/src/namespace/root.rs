@@ -59,26 +59,25 @@ pub(crate) struct Owners {
 
 /// The base: of an image, or of the host's own programs.
 pub(crate) fn base(image: Option<&Path>, owners: Owners) -> Result<Vec<Item>, Error> {
-    let mut items = match image {
-        Some(image) => shown(image, &entries(image)?),
-        None => {
-            let mut items = shown(Path::new("/"), &PROGRAMS.map(PathBuf::from));
-            items.extend(shown(Path::new("/"), &SETTINGS.map(|name| Path::new("etc").join(name))));
-            items
-        }
+    let mut items = if let Some(image) = image {
+        shown(image, &entries(image)?)
+    } else {
+        let mut items = shown(Path::new("/"), &PROGRAMS.map(PathBuf::from));
+        items.extend(shown(Path::new("/"), &SETTINGS.map(|name| Path::new("etc").join(name))));
+        items
     };
     let folder = |to: &str, mode, owner| Item::Folder { to: to.into(), mode, owner };
     let file = |to: &str, content: &str| Item::File { to: to.into(), content: content.into() };
     let link = |to: &str, target: &str| Item::Link { to: to.into(), target: target.into() };
+    if image.is_none() {
+        // The first process lays the sandbox's own over these; an image has them.
+        items.extend(["/etc/machine-id", "/etc/hostname", "/etc/hosts"].map(|to| file(to, "")));
+    }
     items.extend([
         file("/etc/passwd", PASSWD),
         file("/etc/group", GROUP),
         file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
-        file("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
         file("/etc/resolv.conf", ""),
-        // The first process lays the sandbox's own over these.
-        file("/etc/machine-id", ""),
-        file("/etc/hostname", ""),
         folder("/dev", 0o755, owners.root),
     ]);
     items.extend(DEVICES.map(|name| Item::Bind {

@@ -1,10 +1,17 @@
-//! What drivers that isolate hold besides the laws of all drivers.
+//! What the driver `namespace` holds besides the laws of all drivers.
+
+use std::path::PathBuf;
+use std::time::Duration;
 
 use karta_sandbox::limits::Machines;
-use karta_sandbox::{Driver, namespace};
+use karta_sandbox::{Driver, Error, Sandbox, Spec, namespace};
 
-use crate::support::{World, acquire, clock, rng, run, script};
+use crate::support::{World, acquire, clock, line, rng, run, script, session};
 
+/// Long enough that only what hangs takes longer.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Small limits, so that tests reach them soon.
 pub(crate) fn machines(world: &World) -> Machines {
     Machines {
         memory_bytes: 256 << 20,
@@ -12,7 +19,6 @@ pub(crate) fn machines(world: &World) -> Machines {
         disk_bytes: 64 << 20,
         temp_bytes: 16 << 20,
         open_files: 256,
-        image: std::env::var_os("KARTA_TEST_IMAGE").map(|image| std::path::Path::new(&image).join("root")),
         ..Machines::new(world.folder.path().join("machines"))
     }
 }
@@ -21,21 +27,168 @@ pub(crate) fn namespace(world: &World) -> namespace::Driver {
     namespace::Driver::new(machines(world), world.programs(), clock(), rng()).unwrap()
 }
 
+async fn said(sandbox: &dyn Sandbox, text: &str) -> String {
+    run(sandbox, &script(sandbox, &format!("exec 2>&1\n{text}")), "").await.0
+}
+
 #[tokio::test]
 async fn a_trial_says_that_it_works_here() {
     let world = World::new();
     let driver = namespace(&world);
     driver.check().await.unwrap();
-    println!("{:?}", driver.notes().await);
+    let notes = driver.notes().await.join("\n");
+    assert!(notes.contains("share the host's kernel"), "{notes}");
+    assert_eq!(driver.reap(&|_| false).await.unwrap(), 0, "the trial left nothing");
 }
 
 #[tokio::test]
 async fn a_session_has_its_own_place() {
     let world = World::new();
     let driver = namespace(&world);
+    let spec = Spec { harness: Some(world.folder.path().join("release/agents")), ..world.spec(1, "a") };
+    let sandbox = acquire(&driver, &spec).await;
+    assert!(sandbox.fresh());
+    let place = sandbox.place().clone();
+    assert_eq!(place.harness.as_deref(), Some(std::path::Path::new("/opt/harness")));
+    let text = "id -un; pwd; cat CLAUDE.md /opt/harness/one.md; echo more >> CLAUDE.md; cat CLAUDE.md; cat /proc/sys/kernel/hostname; \
+                cat /etc/hosts | grep -c karta-; wc -c < /etc/machine-id; touch /home/agent/x /tmp/x; stat -c %U agents";
+    let output = said(&*sandbox, text).await;
+    let lines: Vec<_> = output.lines().collect();
+    assert_eq!(&lines[..6], ["agent", "/workspace", "be brief", "first", "be brief", "more"], "{output}");
+    assert!(lines[6].starts_with("karta-"), "{output}");
+    assert_eq!(&lines[7..], ["1", "33", "agent"], "{output}");
+    // The next machine of the session has nothing of this one.
+    drop(sandbox);
+    let again = acquire(&driver, &spec).await;
+    assert!(again.fresh());
+    assert_eq!(said(&*again, "cat CLAUDE.md; ls /home/agent").await, "be brief\n");
+}
+
+#[tokio::test]
+async fn two_sandboxes_have_nothing_in_common() {
+    let world = World::new();
+    let driver = namespace(&world);
+    let text = "cat /etc/machine-id /proc/sys/kernel/hostname; for n in mnt pid net ipc uts user cgroup; do readlink /proc/self/ns/$n; done; \
+                tail -1 /proc/self/uid_map";
+    let mut seen = std::collections::BTreeSet::new();
+    let mut kept = Vec::new();
+    for number in 1..=3 {
+        let sandbox = acquire(&driver, &world.spec(number, "a")).await;
+        let output = said(&*sandbox, text).await;
+        assert_eq!(output.lines().count(), 10, "{output}");
+        // Without root's powers there is but one user to be.
+        let distinct = if rustix::process::geteuid().is_root() { 10 } else { 9 };
+        for line in output.lines().take(distinct) {
+            assert!(seen.insert(line.to_owned()), "{line}");
+        }
+        kept.push(sandbox);
+    }
+    for name in ["mnt", "pid", "net", "ipc", "uts", "user", "cgroup"] {
+        let own = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+        assert!(!seen.contains(own.to_str().unwrap()), "{name} is the host's");
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_in_use_is_not_exchanged_for_another_release() {
+    let world = World::new();
+    let driver = namespace(&world);
     let sandbox = acquire(&driver, &world.spec(1, "a")).await;
-    let text = "id; pwd; ls -la . / ~ /state /release; cat CLAUDE.md; echo more >> CLAUDE.md; cat CLAUDE.md; rm agents/one.md; ls agents; \
-                mount; ps aux; cat /etc/hosts /etc/machine-id; hostname; env; echo $HOME; df";
-    let (output, exit) = run(&*sandbox, &script(&*sandbox, &format!("exec 2>&1; {text}")), "").await;
-    println!("{output} {exit:?}");
+    let error = driver.acquire(&world.spec(1, "b")).await.err().unwrap();
+    assert!(matches!(&error, Error::Unavailable(text) if text.contains("close it first")), "{error}");
+    sandbox.close().await.unwrap();
+    let other = acquire(&driver, &world.spec(1, "b")).await;
+    assert_ne!(other.id(), sandbox.id());
+    assert!(sandbox.spawn(&script(&*sandbox, "true")).await.is_err(), "the closed one stays closed");
+    assert_eq!(said(&*other, "echo alive").await, "alive\n");
+}
+
+#[tokio::test]
+async fn what_is_paused_does_nothing_until_it_is_woken() {
+    let world = World::new();
+    let driver = namespace(&world);
+    let sandbox = acquire(&driver, &world.spec(1, "a")).await;
+    let mut process = sandbox.spawn(&script(&*sandbox, "echo up; read word; echo $word")).await.unwrap();
+    assert_eq!(line(&mut process).await, "up");
+    match sandbox.pause().await {
+        Err(Error::Unavailable(reason)) if !rustix::process::geteuid().is_root() => {
+            assert!(reason.contains("control group"), "{reason}");
+            return;
+        }
+        paused => paused.unwrap(),
+    }
+    sandbox.pause().await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut process.stdin, b"word\n").await.unwrap();
+    // Nothing in there can answer; a moment shows that it doesn't, and no longer moment would show more.
+    let heard = tokio::time::timeout(Duration::from_millis(100), line(&mut process)).await;
+    assert!(heard.is_err(), "{heard:?}");
+    sandbox.wake().await.unwrap();
+    assert_eq!(tokio::time::timeout(PATIENCE, line(&mut process)).await.unwrap(), "word");
+    sandbox.pause().await.unwrap();
+    tokio::time::timeout(PATIENCE, sandbox.close()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_release_that_is_not_there_is_told_and_leaves_nothing() {
+    let world = World::new();
+    let driver = namespace(&world);
+    let spec = Spec::new(session(1), world.folder.path().join("nowhere"), "a".to_owned());
+    let error = driver.acquire(&spec).await.err().unwrap();
+    assert!(error.to_string().contains("nowhere"), "{error}");
+    assert_eq!(driver.reap(&|_| false).await.unwrap(), 0);
+}
+
+/// The folder of an installed harness, and its program in it.
+fn harness(id: &str, package: &str) -> (PathBuf, String) {
+    let root = PathBuf::from(
+        std::env::var_os("KARTA_TEST_HARNESSES").expect("`./test` says where the harnesses are"),
+    );
+    let mut versions = std::fs::read_dir(root.join(id)).unwrap().flatten().map(|entry| entry.path());
+    let folder = versions.find(|folder| folder.join("installed.json").exists()).unwrap();
+    (folder, format!("/opt/harness/node_modules/{package}"))
+}
+
+async fn version(id: &str, package: &str) -> String {
+    let (harness, program) = harness(id, package);
+    let world = World::new();
+    let limits = Machines::new(world.folder.path().join("machines"));
+    let driver = namespace::Driver::new(limits, world.programs(), clock(), rng()).unwrap();
+    let spec = Spec { harness: Some(harness), ..world.spec(1, "a") };
+    let sandbox = acquire(&driver, &spec).await;
+    said(&*sandbox, &format!("HOME=/home/agent {program} --version")).await
+}
+
+#[tokio::test]
+#[ignore = "needs the real harnesses"]
+async fn the_real_claude_code_starts() {
+    let output = version("claude-code", "@anthropic-ai/claude-code-linux-x64/claude").await;
+    assert!(output.contains("(Claude Code)"), "{output}");
+}
+
+#[tokio::test]
+#[ignore = "needs the real harnesses"]
+async fn the_real_opencode_starts() {
+    let output = version("opencode", "opencode-linux-x64-baseline/bin/opencode").await;
+    assert!(
+        output.starts_with(|first: char| first.is_ascii_digit()) && output.trim().split('.').count() == 3,
+        "{output}"
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs an image"]
+async fn an_image_can_be_the_root() {
+    let world = World::new();
+    let image = std::env::var_os("KARTA_TEST_IMAGE").expect("`./test` says where the image is");
+    let limits = Machines { image: Some(image.into()), ..machines(&world) };
+    let driver = namespace::Driver::new(limits, world.programs(), clock(), rng()).unwrap();
+    driver.check().await.unwrap();
+    assert!(!driver.notes().await.join("").contains("programs of this host"));
+    let sandbox = acquire(&driver, &world.spec(1, "a")).await;
+    let text = "git --version; node --version; id -un; cat /proc/sys/kernel/hostname; grep -c karta /etc/hosts; wc -c < /etc/machine-id; \
+                stat -c %A /; echo x > /etc/x; echo x > /usr/x; git init -q . && git add -A && git status --short | head -1";
+    let output = said(&*sandbox, text).await;
+    assert!(output.contains("git version") && output.contains("\nagent\nkarta-"), "{output}");
+    assert_eq!(output.matches("Read-only file system").count(), 2, "{output}");
+    assert!(output.contains("\n1\n33\n") && output.ends_with("A  CLAUDE.md\n"), "{output}");
 }

@@ -235,3 +235,44 @@ mod faults {
         assert_eq!(run(&*sandbox, &command(&*sandbox, "copy"), "abcdef").await.0, "abcdef");
     }
 }
+
+mod forgetful {
+    use std::path::PathBuf;
+
+    use futures_util::TryStreamExt as _;
+    use karta_sandbox::Driver as _;
+    use karta_sandbox::state::{Kind, Record};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_place_ends_with_its_last_handle_and_what_was_taken_is_put_into_the_next() {
+        let world = World::new();
+        let driver = fake().forgetful();
+        assert!(!driver.keeps());
+        let first = acquire(&driver, &world.spec(1, "a")).await;
+        assert!(first.fresh());
+        first.put(Path::new(".config/x"), &[5; 100_000]).await.unwrap();
+        first.put(&first.place().workspace.join("uploads/y"), b"y").await.unwrap();
+        first.put(&first.place().temp.join("z"), b"not kept").await.unwrap();
+        let again = acquire(&driver, &world.spec(1, "a")).await;
+        assert!(!again.fresh() && again.id() == first.id(), "another handle of the same");
+        drop(first);
+        let survey = again.survey().await.unwrap();
+        let paths: Vec<_> = survey.iter().map(|entry| entry.path.to_str().unwrap()).collect();
+        assert_eq!(paths, ["home/.config", "home/.config/x", "work/uploads", "work/uploads/y"]);
+        let files = survey.iter().filter(|entry| matches!(entry.kind, Kind::File { .. }));
+        let wanted: Vec<PathBuf> =
+            files.map(|entry| entry.path.clone()).chain(["home/gone".into()]).collect();
+        let taken: Vec<Record> = again.take(wanted).await.unwrap().try_collect().await.unwrap();
+        drop(again);
+        let next = acquire(&driver, &world.spec(1, "a")).await;
+        assert!(next.fresh());
+        assert!(next.find(".config/x", 1).await.unwrap().is_empty(), "a new place holds nothing");
+        next.restore(Box::pin(futures_util::stream::iter(taken.into_iter().map(Ok)))).await.unwrap();
+        assert_eq!(next.find(".config/x", 200_000).await.unwrap()[0].1, [5; 100_000]);
+        next.close().await.unwrap();
+        assert!(next.survey().await.is_err() && next.put(Path::new("x"), b"").await.is_err());
+        assert!(acquire(&driver, &world.spec(1, "a")).await.fresh());
+    }
+}

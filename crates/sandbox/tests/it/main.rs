@@ -8,6 +8,7 @@ mod images;
 mod isolated;
 mod laws;
 mod leak;
+mod leftovers;
 mod machines;
 mod places;
 mod processes;

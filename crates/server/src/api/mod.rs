@@ -9,10 +9,12 @@ pub mod keys;
 pub mod logs;
 pub mod members;
 pub mod messages;
+pub mod policy;
 pub mod previews;
 pub mod projects;
 pub mod provider_keys;
 pub mod releases;
+pub mod secrets;
 pub mod session_tokens;
 pub mod sessions;
 pub mod target;
@@ -64,6 +66,8 @@ fn control() -> OpenApiRouter<Engine> {
         .nest("/v1/invitations", invitations::routes())
         .nest("/v1/keys", keys::routes())
         .nest("/v1/members", members::routes())
+        .nest("/v1/policy", policy::routes())
+        .nest("/v1/projects", secrets::routes())
         .nest("/v1/provider-keys", provider_keys::routes())
         .nest("/v1/session-tokens", session_tokens::routes())
         .nest("/v1/usage", usage::routes())

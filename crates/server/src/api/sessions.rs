@@ -32,6 +32,7 @@ pub fn routes() -> OpenApiRouter<Engine> {
         .routes(routes!(events))
         .routes(routes!(interrupt))
         .routes(routes!(history))
+        .routes(routes!(egress))
 }
 
 /// Creating and listing, flat: the project is in the body and the query.
@@ -297,6 +298,18 @@ fn cursor_of(headers: &HeaderMap, after: Option<u64>) -> Answer<u64> {
     let Some(last) = headers.get(crate::sse::LAST_EVENT_ID) else { return Ok(after.unwrap_or(0)) };
     let last = last.to_str().ok().and_then(|text| text.trim().parse().ok());
     last.ok_or_else(|| Error::invalid("/Last-Event-ID", "must be the id of an event of this session").into())
+}
+
+/// What the session reached outside and what was refused, as its events tell, and the rules that it would need.
+#[utoipa::path(get, path = "/{session}/egress", tag = "sessions", params(("session" = SessionId, Path)),
+    responses((status = 200, body = karta_types::egress::Record), (status = "4XX", body = karta_types::Problem)))]
+async fn egress(
+    State(engine): State<Engine>,
+    May(who, _): May<ReadSessions>,
+    target: Target,
+) -> Answer<Json<karta_types::egress::Record>> {
+    let session = target.check(&engine, &who).await?;
+    Ok(Json(engine.egress_record(&who, session).await?))
 }
 
 /// Whether a turn was stopped.

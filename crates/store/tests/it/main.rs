@@ -1,6 +1,7 @@
 //! The store over a real database.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on fails")]
 
+mod checkpoints;
 mod ledger;
 mod releases;
 

@@ -176,5 +176,6 @@ where
 
 /// Whether an error came from a disk or a network, rather than from what was asked for.
 fn is_io(error: &(dyn std::error::Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<std::io::Error>())
+    std::iter::successors(Some(error), |error| error.source())
+        .any(<dyn std::error::Error>::is::<std::io::Error>)
 }

@@ -112,13 +112,11 @@ impl Packer {
         .await??;
         for (name, plain, sealed) in sealed {
             let known = self.known.get(&name).or_else(|| self.made.get(&name)).copied();
-            let piece = match known {
-                Some(piece) => piece,
-                None => {
-                    let plain =
-                        u32::try_from(plain).map_err(|_| CheckpointError::Own("a piece is too long"))?;
-                    self.append(name, plain, &sealed).await?
-                }
+            let piece = if let Some(piece) = known {
+                piece
+            } else {
+                let plain = u32::try_from(plain).map_err(|_| CheckpointError::Own("a piece is too long"))?;
+                self.append(name, plain, &sealed).await?
             };
             self.done.push(piece);
         }

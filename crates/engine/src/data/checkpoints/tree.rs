@@ -101,7 +101,7 @@ pub(super) fn parts(tree: &Tree) -> Vec<Vec<u8>> {
         out.item(path, item);
         count += 1;
         // Cut by what the path is, not by how many came before it: a new file moves no cut but its own part's.
-        let cut = fnv(path) % 256 == 0;
+        let cut = fnv(path).is_multiple_of(256);
         if (count >= *PART.start() && cut) || count >= *PART.end() {
             parts.push(std::mem::take(&mut out).0);
             count = 0;
@@ -129,8 +129,7 @@ pub(super) fn read_part(part: &[u8], tree: &mut Tree) -> bool {
 impl Root {
     pub(super) fn write(&self) -> Vec<u8> {
         let mut out = Out::default();
-        out.count(self.lists.len());
-        self.lists.iter().for_each(|piece| out.piece(piece));
+        out.pieces(&self.lists);
         out.count(self.packs.len());
         for (pack, length) in &self.packs {
             out.pack(*pack);
@@ -196,6 +195,13 @@ impl Out {
         self.u32(piece.plain);
     }
 
+    fn pieces(&mut self, pieces: &[Piece]) {
+        self.count(pieces.len());
+        for piece in pieces {
+            self.piece(piece);
+        }
+    }
+
     fn item(&mut self, path: &Path, item: &Item) {
         self.path(path);
         self.u32(item.mode);
@@ -203,8 +209,7 @@ impl Out {
         match &item.kind {
             Kind::File(pieces) => {
                 self.0.push(0);
-                self.count(pieces.len());
-                pieces.iter().for_each(|piece| self.piece(piece));
+                self.pieces(pieces);
             }
             Kind::Folder { opaque } => self.0.extend_from_slice(&[1, u8::from(*opaque)]),
             Kind::Link(target) => {

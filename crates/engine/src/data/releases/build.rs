@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use karta_release::archive::{self, Limits};
 use karta_release::{Files, Hash, inputs_digest};
+use karta_sandbox::uplink::Service;
 use karta_sandbox::{Command, Sandbox, Spec};
 use karta_store::{BuildLine, Built, PackRow, ProjectRow, ReleaseRow};
+use karta_types::egress::Decision;
 use karta_types::release::{Line, LogLine, ReleaseState};
 use karta_types::{ErrorCode, ReleaseId, SessionId};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
@@ -19,7 +21,9 @@ use tokio::sync::mpsc;
 
 use super::logs::build_cursor;
 use super::shelf::{Incoming, Library, off_runtime, place, settle, unpacked, unread};
-use crate::data::egress::Egress;
+use crate::data::egress::{Egress, Listening, told};
+use crate::data::uplink::WayOut;
+use crate::gateway::Way;
 use crate::{Engine, Error, Principal, Result};
 
 /// The longest line that is kept, in bytes.
@@ -32,6 +36,8 @@ const WAITING: usize = 256;
 const UNHEARD: Duration = Duration::from_secs(2);
 /// How often what was printed is written, so that those who follow the log see it.
 const WRITING: Duration = Duration::from_millis(200);
+/// The file in a build's temporary folder with the certificates to trust.
+const BUNDLE: &str = "karta-certificates.pem";
 /// Where programs are found.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -206,12 +212,20 @@ impl Engine {
         // A place of its own, gone afterwards; after a crash it is removed like any that belongs to no session.
         let session = SessionId::new(self.clock(), self.rng());
         let source = ReleaseRow { built: None, ..row.clone() };
-        let spec = Spec::new(session, place(self.data_dir(), &source), format!("{} source", row.digest));
+        // No token is good for this way: a setup calls no models.
+        let way_out = WayOut::new(self.clone(), Way::Sandbox(self.rng().next_u128()));
+        let spec = Spec {
+            uplink: Arc::new(way_out.clone()),
+            ..Spec::new(session, place(self.data_dir(), &source), format!("{} source", row.digest))
+        };
         let sandbox = driver.acquire(&spec).await.map_err(Error::from)?;
-        let done = match self.setup(row, &*sandbox, log).await {
+        let done = match self.setup(row, &*sandbox, &way_out, log).await {
             Ok(()) => sandbox.export(&into).await.map_err(|error| Unbuilt::from(Error::from(error))),
             Err(failed) => Err(failed),
         };
+        if let Err(error) = sandbox.close().await {
+            tracing::error!(error = crate::error::chain(&error), "closing the sandbox of a build");
+        }
         drop(sandbox);
         if let Err(error) = driver.erase(session).await {
             tracing::error!(error = crate::error::chain(&error), "removing the place of a build");
@@ -219,14 +233,34 @@ impl Engine {
         done
     }
 
-    async fn setup(&self, row: &ReleaseRow, sandbox: &dyn Sandbox, log: &mut Log) -> Result<(), Unbuilt> {
+    async fn setup(
+        &self,
+        row: &ReleaseRow,
+        sandbox: &dyn Sandbox,
+        way_out: &WayOut,
+        log: &mut Log,
+    ) -> Result<(), Unbuilt> {
         let build = &row.recipe.build;
         let setup = build.setup.clone().unwrap_or_default();
-        let (egress, mut refusals) = Egress::start(self, build.egress.clone()).await?;
+        let (egress, mut decisions) = self.build_egress(build).await?;
         let hosts = if build.egress.is_empty() { "none".to_owned() } else { build.egress.join(", ") };
         log.say(&format!("running the setup; it may reach: {hosts}")).await;
-        let proxy = egress.url();
         let place = sandbox.place();
+        let bundle = place.temp.join(BUNDLE);
+        let looks = egress.looks();
+        if looks {
+            sandbox.put(&bundle, egress.bundle().as_bytes()).await.map_err(Error::from)?;
+        }
+        let (proxy, _listening) = match sandbox.service(Service::Egress) {
+            Some(address) => {
+                way_out.lead(Some(Arc::new(egress)));
+                (format!("http://{address}"), None)
+            }
+            None => {
+                let listening = Listening::open(self, egress).await?;
+                (listening.url(), Some(listening))
+            }
+        };
         let mut env: Vec<(String, String)> = [
             ("PATH", PATH.to_owned()),
             ("HOME", place.home.display().to_string()),
@@ -240,6 +274,9 @@ impl Engine {
         .into();
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
             env.push((name.to_owned(), proxy.clone()));
+        }
+        if looks {
+            env.extend(Egress::trust(&bundle.display().to_string()));
         }
         env.extend(row.recipe.env.iter().map(|(name, value)| (name.clone(), value.clone())));
         let command = Command {
@@ -276,7 +313,7 @@ impl Engine {
                 _ = writing.tick() => log.write().await,
                 () = &mut reading, if open => open = false,
                 Some(line) = lines.recv() => log.say(&line).await,
-                Some(refused) = refusals.recv() => log.say(&refused).await,
+                Some(decided) = decisions.next() => say_refused(&decided, log).await,
                 exit = control.wait() => break exit,
             }
         };
@@ -295,6 +332,7 @@ impl Engine {
         while let Ok(line) = lines.try_recv() {
             log.say(&line).await;
         }
+        say_refused(&decisions.take(), log).await;
         match (status.status, status.signal) {
             (Some(0), _) => Ok(()),
             (Some(status), _) => Err(Unbuilt::Failed(format!("the setup ended with status {status}"))),
@@ -302,6 +340,14 @@ impl Engine {
                 Err(Unbuilt::Failed(format!("the setup was ended by signal {}", signal.unwrap_or_default())))
             }
         }
+    }
+}
+
+/// Says what the way out kept back.
+async fn say_refused(decided: &[Decision], log: &mut Log) {
+    for one in decided.iter().filter(|one| !one.allowed) {
+        let times = if one.count > 1 { format!(" ({} times)", one.count) } else { String::new() };
+        log.say(&format!("{}{times}", told::refusal(one))).await;
     }
 }
 

@@ -286,6 +286,15 @@ impl Engine {
                 given.as_str()
             ));
         }
+        if let Some(name) = checked.recipe.secrets.keys().next()
+            && given <= Isolation::Process
+        {
+            return no(format!(
+                "karta.toml: `env.{name}` can't be a secret here: isolation `{}` does not keep sessions from the network, so that \
+                 nothing could put its value in",
+                given.as_str()
+            ));
+        }
         Ok(())
     }
 

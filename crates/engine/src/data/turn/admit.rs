@@ -91,6 +91,7 @@ impl Engine {
             return Err(Error::not_found("session"));
         }
         let release = self.release_for(row.org, row.project, &row).await?;
+        self.check_isolation(row.org, self.driver(release.harness.id()).isolation()).await?;
         release.check_agent(message.agent.as_deref())?;
         allowance::check(session, &release.recipe().policy.caps, &row.usage)?;
         let new = Arc::new(NewTurn {

@@ -141,12 +141,9 @@ impl Runner {
     /// What is to be told of it; each reason once.
     fn tell(&mut self, saved: Option<Result<Saved, CheckpointError>>) -> Option<Body> {
         let machine = self.machine.as_mut()?;
-        let error = match saved? {
-            Ok(_) => {
-                machine.told = None;
-                return None;
-            }
-            Err(error) => error,
+        let Err(error) = saved? else {
+            machine.told = None;
+            return None;
         };
         let (subtype, detail) = match &error {
             CheckpointError::Refused { what, have, most } => {
@@ -158,9 +155,7 @@ impl Runner {
         if machine.told.as_ref() == Some(&told) && self.current.is_none() {
             return None;
         }
-        if let Some(machine) = &mut self.machine {
-            machine.told = Some(told);
-        }
+        machine.told = Some(told);
         Some(Body::System { subtype: subtype.to_owned(), detail })
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use karta_sandbox::Driver;
 
-use super::said;
+use super::{apart, said};
 use crate::support::{World, acquire};
 
 pub(super) async fn lead_a_put_elsewhere(driver: &dyn Driver, world: &World) {
@@ -35,7 +35,7 @@ pub(super) async fn lead_a_find_elsewhere(driver: &dyn Driver, world: &World) {
     let text = "cd /home/agent; mkdir d; ln -s /etc/passwd d/a.txt; mkfifo d/b.txt; ln -s /proc/1 d/proc; ln -s /etc etc; \
                 ln -s /dev/zero d/zero.txt; mkdir d/c.txt; echo mine > d/e.txt; ln -s /proc/self/environ d/f.txt; \
                 perl -e 'open(F, \">\", \"d/g\\nh\\xff.txt\"); truncate(F, 1 << 40)'; echo tried";
-    assert_eq!(said(&*sandbox, text).await.0, "tried\n");
+    assert!(said(&*sandbox, text).await.0.ends_with("tried\n"));
     let mut found = sandbox.find("d/*.txt", 100).await.unwrap();
     found.sort();
     let contents: Vec<_> = found.iter().map(|(_, content)| content.as_slice()).collect();
@@ -50,7 +50,7 @@ pub(super) async fn lead_an_export_elsewhere(driver: &dyn Driver, world: &World)
     let text = "cd /workspace; ln -s /etc/passwd link; ln -s / root; ln -s ../../../../../tmp/planted up; mkfifo pipe; \
                 mkdir -p a; ln -s /tmp a/b; echo mine > file; ln file hard; chmod 4777 file; \
                 mkdir -m 0 closed; echo tried";
-    assert_eq!(said(&*sandbox, text).await.0, "tried\n");
+    assert!(said(&*sandbox, text).await.0.ends_with("tried\n"));
     let into = world.folder.path().join("export");
     std::fs::create_dir(&into).unwrap();
     sandbox.export(&into).await.unwrap();
@@ -91,7 +91,8 @@ pub(super) async fn reach_under_the_workspace(driver: &dyn Driver, world: &World
          ls /state && echo LISTED\n{marks}ls /workspace/agents"
     );
     let output = said(&*sandbox, &text).await.0;
-    assert!(!output.contains("LISTED") && !output.contains("WRITTEN"), "{output}");
+    assert!(!apart(driver) || !output.contains("LISTED"), "{output}");
+    assert!(!output.contains("WRITTEN"), "{output}");
     // Whatever became of the marks, the folder is what it was.
     assert!(output.ends_with("one.md\n"), "{output}");
     let again = said(&*sandbox, "ls /workspace/agents/ /workspace").await.0;

@@ -3,7 +3,7 @@
 use karta_sandbox::Driver;
 use libc as c;
 
-use super::{attack, perl, refused, said};
+use super::{apart, attack, perl, refused, said};
 use crate::support::{World, acquire, line, script};
 
 pub(super) async fn look_into_the_first_process(driver: &dyn Driver, world: &World) {
@@ -41,7 +41,7 @@ pub(super) async fn end_the_first_process(driver: &dyn Driver, world: &World) {
                 for process in $(ls /proc | grep '^[0-9]'); do [ $process = $$ ] || kill -9 $process; done\n\
                 kill -9 -1; echo tried";
     let output = said(&*sandbox, text).await.0;
-    assert!(output.contains("tried") && !output.contains("SENT"), "{output}");
+    assert!(!apart(driver) || output.contains("tried") && !output.contains("SENT"), "{output}");
     // Its own processes it may end; what keeps them it can't.
     assert_eq!(other.control.wait().await.signal, Some(9));
     assert_eq!(said(&*sandbox, "echo alive").await.0, "alive\n");
@@ -94,8 +94,8 @@ pub(super) async fn become_root_in_a_user_namespace(driver: &dyn Driver, world: 
             ("unshare-user", c::SYS_unshare, &user.to_string()),
             ("unshare-all", c::SYS_unshare, &all.to_string()),
             ("unshare-time", c::SYS_unshare, "0x80"),
-            ("clone-user", c::SYS_clone, &format!("{}, 0, 0, 0, 0", user | 17)),
-            ("clone-high-bits", c::SYS_clone, &format!("{}, 0, 0, 0, 0", 0x1_0000_0000_u64 + (user | 17))),
+            ("clone-user", c::SYS_clone, &format!("{}, 0, 0, 0, 0", user + 17)),
+            ("clone-high-bits", c::SYS_clone, &format!("{}, 0, 0, 0, 0", 0x1_0000_0000_u64 + (user + 17))),
             ("clone3", 435, "0, 0"),
         ],
     )

@@ -3,7 +3,7 @@
 use karta_sandbox::Driver;
 use tokio::io::AsyncReadExt as _;
 
-use super::{perl, said};
+use super::{apart, perl, said};
 use crate::isolated::machines;
 use crate::support::{World, acquire, line, script};
 
@@ -18,7 +18,7 @@ pub(super) async fn start_processes_without_end(driver: &dyn Driver, world: &Wor
     let mut process = sandbox.spawn(&script(&*sandbox, &text)).await.unwrap();
     let output = line(&mut process).await;
     let started: u32 =
-        output.strip_prefix("refused after ").unwrap_or_else(|| panic!("{output}")).parse().unwrap();
+        output.strip_prefix("refused after ").and_then(|rest| rest.parse().ok()).expect(&output);
     assert!(started <= machines(world).processes, "{started}");
     process.control.kill();
     process.control.wait().await;
@@ -60,6 +60,13 @@ pub(super) async fn fill_the_temporary_folders(driver: &dyn Driver, world: &Worl
 }
 
 pub(super) async fn fill_the_disk(driver: &dyn Driver, world: &World) {
+    if !apart(driver) {
+        let sandbox = acquire(driver, &world.spec(1, "a")).await;
+        let text = "dd if=/dev/zero of=/workspace/big bs=1M count=1024; stat -c %s /workspace/big";
+        let (output, _) = said(&*sandbox, text).await;
+        assert!(output.ends_with(&format!("\n{}\n", machines(world).disk_bytes)), "{output}");
+        return;
+    }
     let sandbox = acquire(driver, &world.spec(1, "a")).await;
     let text = "dd if=/dev/zero of=/workspace/big bs=1M; dd if=/dev/zero of=/home/agent/big bs=64k; \
                 fallocate -l 1G /workspace/huge && echo TAKEN; truncate -s 1T /workspace/holes; \
@@ -71,7 +78,12 @@ pub(super) async fn fill_the_disk(driver: &dyn Driver, world: &World) {
     assert!(used << 20 <= machines(world).disk_bytes, "{output}");
     // The session can go on once it has made room.
     assert_eq!(
-        said(&*sandbox, "rm -rf /workspace/* && echo room > /workspace/x && cat /workspace/x").await.0,
+        said(
+            &*sandbox,
+            "rm -rf /workspace/big /workspace/n* && echo room > /workspace/x && cat /workspace/x"
+        )
+        .await
+        .0,
         "room\n"
     );
 }

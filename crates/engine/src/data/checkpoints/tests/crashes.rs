@@ -20,7 +20,7 @@ fn second(machine: &Machine) {
 #[tokio::test]
 async fn an_end_at_any_step_leaves_the_old_or_the_new_and_loses_or_leaks_nothing() {
     for after in [false, true] {
-        let deaths = ends(after).await;
+        let deaths = Box::pin(ends(after)).await;
         assert!(deaths >= 5, "reading the list, putting several packs, removing old ones: {deaths}");
     }
 }
@@ -34,7 +34,7 @@ async fn ends(after_it: bool) -> u32 {
         let machine = Machine::new(1);
         first(&machine);
         let checkpoints = world.checkpoints();
-        for round in 0..4 {
+        for round in 0..4_u32 {
             machine.file("home/round", &content(5000, round));
             checkpoints.save(owner, turn(u128::from(round)), Pace::Rest, &machine).await.unwrap();
         }
@@ -130,6 +130,31 @@ async fn an_owner_that_lost_the_session_adds_nothing_and_removes_nothing() {
     moved.file("home/more", b"more");
     again.save(new, turn(3), Pace::Rest, &moved).await.unwrap();
     world.check_packs(new).await;
+}
+
+#[tokio::test]
+async fn an_owner_that_lost_the_session_leaves_the_next_ones_packs_alone() {
+    let world = World::new().await;
+    let old = world.session(world.org(1).await, 5).await;
+    let (here, there) = (world.checkpoints(), world.checkpoints());
+    let machine = Machine::new(1);
+    first(&machine);
+    save(&here, old, &machine).await;
+    let new = world.own(old).await;
+    let moved = Machine::new(2);
+    there.load(new, 0, &moved).await.unwrap().unwrap();
+    second(&moved);
+    // The new one has put its packs, and is about to add its checkpoint.
+    world.blobs.steps.store(0, Ordering::SeqCst);
+    world.blobs.dies_after.store(true, Ordering::SeqCst);
+    world.blobs.dies_at.store(2, Ordering::SeqCst);
+    let saving = async { there.save(new, turn(2), Pace::Turn, &moved).await.map(drop) };
+    assert!(until_death(&world.blobs, saving).await);
+    let before = world.blobs.objects().await;
+    // The old one still looks after its own, and has nothing new to add by which it would learn.
+    let saved = here.save(old, turn(1), Pace::Rest, &machine).await.unwrap();
+    assert!(!saved.changed);
+    assert_eq!(world.blobs.objects().await, before);
 }
 
 #[tokio::test]

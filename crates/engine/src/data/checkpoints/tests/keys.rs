@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
 use karta_types::rng::Seeded;
+use object_store::{ObjectStore as _, ObjectStoreExt as _};
 
 use super::support::*;
 use crate::control::encryption::KeyEncryption as _;
@@ -17,7 +19,7 @@ async fn files_are_found_without_a_machine() {
     assert!(find(".claude/projects/*/a.jsonl", 100).await.unwrap().is_empty(), "before the first turn");
     let machine = Machine::new(1);
     machine.file("home/.claude/projects/x/a.jsonl", b"older");
-    machine.file("home/.claude/projects/y/a.jsonl", &[5; 3_000_000]);
+    machine.file("home/.claude/projects/y/a.jsonl", &vec![5; 3_000_000]);
     machine
         .things
         .lock()
@@ -52,13 +54,11 @@ async fn nothing_readable_lies_in_the_blob_store_and_sessions_share_nothing() {
     let mut all = Vec::new();
     for name in objects.keys() {
         world.blobs.change(name, |bytes| assert!(!bytes.windows(6).any(|part| part == b"marked"))).await;
-        use object_store::ObjectStoreExt as _;
         let key = object_store::path::Path::from(name.as_str());
         all.push((key.clone(), world.blobs.inner.get(&key).await.unwrap().bytes().await.unwrap()));
     }
     assert_ne!(all[0].1, all[1].1);
     // One session's pack in the place of another's does not open.
-    use object_store::ObjectStoreExt as _;
     world.blobs.inner.put(&all[0].0, all[1].1.clone().into()).await.unwrap();
     let owner = if all[0].0.as_ref().contains(&one.session.to_string()) { one } else { two };
     let refused = world.checkpoints().load(owner, 0, &Machine::new(3)).await.unwrap_err();
@@ -118,8 +118,6 @@ async fn a_destroyed_key_makes_every_copy_unreadable() {
     let other = Machine::new(2);
     other.file("home/b", b"b");
     let saved = again.save(owner, turn(2), Pace::Turn, &other).await.unwrap();
-    use futures_util::StreamExt as _;
-    use object_store::{ObjectStore as _, ObjectStoreExt as _};
     let objects: Vec<_> = copy.list(None).collect().await;
     for object in objects {
         let at = object.unwrap().location;

@@ -55,7 +55,7 @@ async fn run(edits: Vec<Edit>) {
         let put = world.blobs.put_bytes.load(Ordering::Relaxed);
         match edit {
             Edit::File(at, size, byte) => {
-                machine.file(&name(at), &content(size, byte));
+                machine.file(&name(at), &content(size, u32::from(byte)));
                 edited += u64::from(size);
             }
             Edit::Append(at, size, byte) => {
@@ -63,7 +63,7 @@ async fn run(edits: Vec<Edit>) {
                 let mut whole = before.map(|(_, bytes)| bytes.to_vec()).unwrap_or_default();
                 // The last piece is new too.
                 edited += u64::from(size) + (1 << 20).min(whole.len() as u64);
-                whole.extend(content(size, byte));
+                whole.extend(content(size, u32::from(byte)));
                 machine.file(&name(at), &whole);
             }
             Edit::Remove(at) => machine.remove(&name(at)),
@@ -101,7 +101,7 @@ async fn run(edits: Vec<Edit>) {
                 // What was not kept is lost with the machine.
                 checkpoints = world.checkpoints();
                 owner = world.own(owner).await;
-                machine = Machine::new(u128::from(number as u64) + 1000);
+                machine = Machine::new(number + 1000);
                 checkpoints.load(owner, 0, &machine).await.unwrap();
                 assert_eq!(machine.state(), *clean);
                 edited = 0;
@@ -134,8 +134,8 @@ async fn a_thousand_small_files_are_few_objects_and_one_change_is_small() {
     let owner = world.session(world.org(1).await, 5).await;
     let checkpoints = world.checkpoints();
     let machine = Machine::new(1);
-    for number in 0..1000 {
-        machine.file(&format!("home/{number:04}"), &content(3000, number as u8));
+    for number in 0..1000_u32 {
+        machine.file(&format!("home/{number:04}"), &content(3000, number));
     }
     let first = save(&checkpoints, owner, &machine).await;
     assert_eq!(first.taken, 3_000_000);
@@ -158,9 +158,9 @@ async fn a_long_session_keeps_few_packs() {
     let mut history = Vec::new();
     let mut most = (0, 0);
     for number in 0..120_u32 {
-        history.extend(content(9000, number as u8));
+        history.extend(content(9000, number));
         machine.file("home/history", &history);
-        machine.file(&format!("home/file{number}"), &content(500, number as u8));
+        machine.file(&format!("home/file{number}"), &content(500, number));
         for pace in [Pace::Turn, Pace::Rest] {
             checkpoints.save(owner, turn(u128::from(number)), pace, &machine).await.unwrap();
         }

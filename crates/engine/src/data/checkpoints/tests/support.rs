@@ -70,7 +70,9 @@ impl Machine {
     /// Everything in it but the stamps, which are each machine's own.
     pub(super) fn state(&self) -> BTreeMap<PathBuf, (Entry, Bytes)> {
         let mut things = self.things.lock().unwrap().clone();
-        things.values_mut().for_each(|(entry, _)| entry.stamp = 0);
+        for (entry, _) in things.values_mut() {
+            entry.stamp = 0;
+        }
         things
     }
 }
@@ -387,7 +389,8 @@ pub(super) async fn open(path: &Path, rng: &dyn Rng) -> Store {
     Store::open(options).await.unwrap()
 }
 
-/// A turn's id.
+/// A turn's id, as a checkpoint has it.
+#[expect(clippy::unnecessary_wraps, reason = "a checkpoint may have none")]
 pub(super) fn turn(number: u128) -> Option<TurnId> {
     Some(TurnId::from_u128(number))
 }
@@ -409,7 +412,7 @@ pub(super) async fn until_death(
     blobs: &Faulty,
     doing: impl Future<Output = Result<(), CheckpointError>>,
 ) -> bool {
-    let died = tokio::time::timeout(Duration::from_secs(60), async {
+    let died = tokio::time::timeout(Duration::from_mins(1), async {
         tokio::select! {
             biased;
             () = blobs.dead.notified() => true,
@@ -420,8 +423,8 @@ pub(super) async fn until_death(
 }
 
 /// Bytes that don't repeat, so that what is equal is equal by what it is.
-pub(super) fn content(size: u32, byte: u8) -> Vec<u8> {
-    let mut state = u64::from(byte) + 1;
+pub(super) fn content(size: u32, seed: u32) -> Vec<u8> {
+    let mut state = u64::from(seed) + 1;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         state.to_be_bytes()[0]
