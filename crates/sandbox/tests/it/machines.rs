@@ -489,8 +489,10 @@ async fn nothing_is_left_of_a_killed_server_s_machines() {
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let output = std::io::BufReader::new(server.stdout.take().unwrap());
-        let up = output.lines().map_while(Result::ok).filter(|line| line == "up").take(lines).count();
+        // Open to the end: the server writes to it.
+        let mut output = std::io::BufReader::new(server.stdout.take().unwrap()).lines();
+        let said = output.by_ref().map_while(Result::ok);
+        let up = said.filter(|line| line == "up").take(lines).count();
         assert_eq!(up, lines);
         if lines == 0 {
             let some = async {
