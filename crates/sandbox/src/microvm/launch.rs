@@ -136,7 +136,7 @@ impl Host {
     }
 
     /// Whether there is virtualisation by the processor to try; why not, if not.
-    pub(super) fn has_kvm(&self) -> Result<(), String> {
+    pub(super) fn has_kvm() -> Result<(), String> {
         match std::fs::OpenOptions::new().read(true).write(true).open(KVM) {
             Ok(_) => Ok(()),
             Err(error) => Err(format!(
@@ -184,7 +184,7 @@ impl Host {
     pub(super) async fn start(&self, mut room: Room, launch: Launch) -> Result<Running, Error> {
         let Launch { arguments, descriptors } = launch;
         let lease = room.lease.take();
-        let plan = self.plan(lease.as_ref(), room.group.as_ref(), arguments, &descriptors)?;
+        let plan = self.plan(lease.as_ref(), room.group.as_ref(), arguments, &descriptors);
         let group = room.group.take();
         let descriptors = descriptors.into_iter().map(|(_, descriptor)| descriptor).collect();
         // Nobody else is this user before everything in the jail has ended.
@@ -199,7 +199,7 @@ impl Host {
         group: Option<&Group>,
         arguments: Vec<OsString>,
         descriptors: &[(u32, OwnedFd)],
-    ) -> Result<Plan, Error> {
+    ) -> Plan {
         let me =
             Ids { user: rustix::process::geteuid().as_raw(), group: rustix::process::getegid().as_raw() };
         let (owners, range) = if let Some(lease) = lease.filter(|_| self.privileged) {
@@ -222,7 +222,7 @@ impl Host {
         }
         let mut line = vec![QEMU.program.as_bytes().to_vec()];
         line.extend(arguments.into_iter().map(OsStringExt::into_vec));
-        Ok(Plan {
+        Plan {
             privileged: self.privileged,
             name: "machine".to_owned(),
             groups: group.map(|group| group.folders().to_vec()).unwrap_or_default(),
@@ -245,7 +245,7 @@ impl Host {
             ],
             access: None,
             filter: self.filter.clone(),
-        })
+        }
     }
 }
 
