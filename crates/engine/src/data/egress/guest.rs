@@ -333,7 +333,9 @@ mod tests {
     }
 
     fn cut(bytes: &[u8], mut cuts: Vec<usize>) -> Vec<Vec<u8>> {
-        cuts.iter_mut().for_each(|cut| *cut %= bytes.len() + 1);
+        for cut in &mut cuts {
+            *cut %= bytes.len() + 1;
+        }
         cuts.sort_unstable();
         let mut from = 0;
         let mut pieces = Vec::new();
@@ -355,7 +357,7 @@ mod tests {
             let whole: String = chunks.concat();
             let mut chunked = String::from("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
             for chunk in &chunks {
-                chunked += &format!("{:x};e=1\r\n{chunk}\r\n", chunk.len());
+                chunked.extend([&format!("{:x};e=1\r\n", chunk.len()), chunk, "\r\n"]);
             }
             chunked += "0\r\nT: 1\r\n\r\nNEXT";
             let plain = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{whole}NEXT", whole.len());
