@@ -184,6 +184,7 @@ impl Launcher {
 
 impl Jail {
     /// The first process in it, as the host counts.
+    #[cfg(test)]
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }

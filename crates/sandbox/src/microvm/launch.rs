@@ -250,9 +250,4 @@ impl Running {
     pub(super) fn is_alive(&self) -> bool {
         !self.jail.ended()
     }
-
-    /// The first process of its jail, as the host counts.
-    pub(super) fn pid(&self) -> u32 {
-        self.jail.pid()
-    }
 }
