@@ -6,6 +6,7 @@
 mod client;
 mod control;
 mod load;
+mod machines;
 mod memory;
 mod releases;
 mod report;
@@ -39,6 +40,15 @@ pub(crate) struct Args {
     /// Only what publishing and flipping cost
     #[arg(long)]
     releases: bool,
+    /// Only what virtual machines cost, with the image under this data directory
+    #[arg(long, value_name = "DATA")]
+    machines: Option<std::path::PathBuf>,
+    /// MiB of memory of each of them
+    #[arg(long, default_value_t = 512)]
+    memory: u64,
+    /// How many of them are begun at once
+    #[arg(long, default_value_t = 100)]
+    at_once: usize,
     /// Serve, to be measured by another process
     #[arg(long, hide = true)]
     serve: Option<std::path::PathBuf>,
@@ -55,6 +65,8 @@ fn main() -> anyhow::Result<ExitCode> {
             serve::platform(data).await?;
         } else if args.serve_baseline {
             serve::baseline().await?;
+        } else if let Some(data) = &args.machines {
+            machines::run(data, args.memory, args.at_once).await?;
         } else if args.releases {
             releases::run().await?;
         } else {

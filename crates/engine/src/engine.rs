@@ -152,7 +152,7 @@ impl Builder {
         self
     }
 
-    /// Looks whether an engine could be opened, without opening one: nothing is recovered or served, so that a server which runs on
+    /// Looks whether an engine could be opened, with each of the drivers, without opening one: nothing is recovered or served, so that a server which runs on
     /// the same data is not disturbed. Answers each part's state by name.
     ///
     /// # Errors
@@ -160,19 +160,32 @@ impl Builder {
     pub async fn check(self) -> Result<Vec<(&'static str, Result<String, String>)>> {
         let Self { settings, clock, rng, program, .. } = self;
         prepare(&settings.data)?;
-        let driver = build_driver(&settings, program, clock, rng);
-        let state = match driver {
-            Ok(driver) => {
-                let state = driver.check().await.map_err(|error| crate::error::chain(&error));
-                let notes = driver.notes().await;
-                state.map(|()| {
-                    if notes.is_empty() { "ready".to_owned() } else { format!("ready; {}", notes.join("; ")) }
-                })
-            }
-            Err(error) => Err(error.chain()),
-        };
+        let mut parts = Vec::new();
+        for (part, name) in [
+            ("isolation microvm", "microvm"),
+            ("isolation namespace", "namespace"),
+            ("isolation process", "process"),
+        ] {
+            let driver = build_driver(name, &settings, program.clone(), clock.clone(), rng.clone());
+            let state = match driver {
+                Ok(driver) => {
+                    let state = driver.check().await.map_err(|error| crate::error::chain(&error));
+                    let notes = driver.notes().await;
+                    state.map(|()| {
+                        if notes.is_empty() {
+                            "ready".to_owned()
+                        } else {
+                            format!("ready; {}", notes.join("; "))
+                        }
+                    })
+                }
+                Err(error) => Err(error.chain()),
+            };
+            parts.push((part, state));
+        }
         let git = crate::data::git::version().await.map_err(|error| error.problem().detail);
-        Ok(vec![("sandbox", state), ("git", git)])
+        parts.push(("git", git));
+        Ok(parts)
     }
 
     /// Opens the store, recovers what a crash left, starts the model gateway.
@@ -212,7 +225,7 @@ impl Builder {
         let given = driver.is_some();
         let driver = match driver {
             Some(driver) => driver,
-            None => build_driver(&settings, program, clock.clone(), rng.clone())?,
+            None => build_driver(settings.driver(), &settings, program, clock.clone(), rng.clone())?,
         };
         driver.check().await?;
         let scripted = match settings.scripted {
@@ -278,8 +291,9 @@ impl Builder {
     }
 }
 
-/// The driver that the settings ask for.
+/// The driver of this name, as the settings limit it.
 fn build_driver(
+    name: &str,
     settings: &Settings,
     program: Option<PathBuf>,
     clock: Arc<dyn Clock>,
@@ -289,13 +303,13 @@ fn build_driver(
         program.map(|program| (PLAYER.to_owned(), (program, vec!["play".to_owned()]))).into_iter().collect();
     let config = karta_sandbox::registry::Config {
         root: settings.data.join("sessions"),
-        machines: karta_sandbox::limits::Machines::new(settings.data.join("machines")),
+        machines: settings.sandbox.machines(&settings.data),
         programs,
         functions: HashMap::default(),
         clock,
         rng,
     };
-    Ok(karta_sandbox::registry::build(settings.driver(), config)?)
+    Ok(karta_sandbox::registry::build(name, config)?)
 }
 
 /// The name that the scripted harness gives its program.

@@ -46,6 +46,8 @@ pub struct Settings {
     pub releases: Releases,
     /// What sessions have made, kept beyond their machines.
     pub state: State,
+    /// What each isolated sandbox may use of the host.
+    pub sandbox: SandboxSettings,
     /// The way out of sandboxes.
     pub egress: EgressSettings,
     /// `git push` to this server.
@@ -391,6 +393,78 @@ impl Default for State {
     }
 }
 
+/// What each isolated sandbox may use of the host: `microvm` and `namespace`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SandboxSettings {
+    /// The image that sandboxes begin with, a folder; absent is the newest of `<data>/images`.
+    pub image: Option<PathBuf>,
+    /// Memory in bytes; in namespaces swap counts too.
+    pub memory_bytes: u64,
+    /// Processes and threads at once.
+    pub processes: u32,
+    /// The most bytes on the session's disk.
+    pub disk_bytes: u64,
+    /// The most bytes in `/tmp`; they count as memory.
+    pub temp_bytes: u64,
+    /// Processors in hundredths: 150 is one and a half.
+    pub cpu_hundredths: u32,
+    /// Open files of one process.
+    pub open_files: u64,
+    /// Sandboxes at once.
+    pub sandboxes: u32,
+    /// The first user id of the host that sandboxes use where the server runs as root; each takes 65,536 of its own.
+    pub first_id: u32,
+    /// Virtual machines of each kind in use that wait, restored, for their session.
+    pub warm: u32,
+    /// How many may wait altogether.
+    pub warm_ceiling: u32,
+}
+
+impl Default for SandboxSettings {
+    fn default() -> Self {
+        Self::from(karta_sandbox::limits::Machines::new(PathBuf::new()))
+    }
+}
+
+impl From<karta_sandbox::limits::Machines> for SandboxSettings {
+    fn from(limits: karta_sandbox::limits::Machines) -> Self {
+        Self {
+            image: limits.image,
+            memory_bytes: limits.memory_bytes,
+            processes: limits.processes,
+            disk_bytes: limits.disk_bytes,
+            temp_bytes: limits.temp_bytes,
+            cpu_hundredths: limits.cpu_hundredths,
+            open_files: limits.open_files,
+            sandboxes: limits.sandboxes,
+            first_id: limits.first_id,
+            warm: limits.warm,
+            warm_ceiling: limits.warm_ceiling,
+        }
+    }
+}
+
+impl SandboxSettings {
+    /// The drivers' limits, with their places in this data directory.
+    pub(crate) fn machines(&self, data: &std::path::Path) -> karta_sandbox::limits::Machines {
+        karta_sandbox::limits::Machines {
+            image: self.image.clone(),
+            memory_bytes: self.memory_bytes,
+            processes: self.processes,
+            disk_bytes: self.disk_bytes,
+            temp_bytes: self.temp_bytes,
+            cpu_hundredths: self.cpu_hundredths,
+            open_files: self.open_files,
+            sandboxes: self.sandboxes,
+            first_id: self.first_id,
+            warm: self.warm,
+            warm_ceiling: self.warm_ceiling,
+            ..karta_sandbox::limits::Machines::new(data.join("machines"))
+        }
+    }
+}
+
 /// The way out of sandboxes.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -418,6 +492,7 @@ impl Default for Settings {
             folder: Folder::default(),
             releases: Releases::default(),
             state: State::default(),
+            sandbox: SandboxSettings::default(),
             egress: EgressSettings::default(),
             git: Git::default(),
             plane: Plane::default(),

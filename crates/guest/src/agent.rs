@@ -17,9 +17,12 @@ mod freeze;
 mod keeper;
 mod landlock;
 mod mounts;
+mod parked;
 mod place;
+mod sockets;
 mod spawn;
 mod stream;
+mod streams;
 mod sys;
 mod tree;
 

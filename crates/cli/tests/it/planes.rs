@@ -199,6 +199,20 @@ async fn the_data_plane_lives_through_the_end_of_the_control_plane() {
         }
     }
 
+    // Secrets are set there alone, and what is demanded there holds here.
+    let (path, secret) = ("/v1/projects/app/secrets/SHOP_KEY", json!({"value": "planted-0123456789"}));
+    assert_eq!(data.call("PUT", path, &secret).await.0, 404);
+    assert_eq!(control.call("PUT", path, &secret).await.0, 200);
+    let session = json!({"project": "app"});
+    assert_eq!(control.call("PUT", "/v1/policy", &json!({"isolation": "microvm"})).await.0, 200);
+    let (status, problem) = data.call("POST", "/v1/sessions", &session).await;
+    assert_eq!((status, &problem["error"]), (503, &json!("isolation_unavailable")), "{problem}");
+    assert_eq!(control.call("PUT", "/v1/policy", &json!({})).await.0, 200);
+    let (status, made) = data.call("POST", "/v1/sessions", &session).await;
+    assert_eq!(status, 201, "{made}");
+    let path = format!("/v1/sessions/{}", made["id"].as_str().unwrap());
+    assert_eq!(data.call("DELETE", &path, &json!({})).await.0, 204);
+
     // A turn here is counted there, and what happens here is in the log there.
     let message = json!({"text": "hello"});
     let (status, answer) = data.call("POST", "/v1/projects/app/messages", &message).await;

@@ -63,7 +63,9 @@ async fn doctor_says_how_to_mend_what_is_missing() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     for word in [
         "data directory",
-        "sandbox",
+        "isolation microvm",
+        "isolation namespace",
+        "karta image build",
         "apt-get install git",
         "karta harness install claude-code",
         "ANTHROPIC_API_KEY",

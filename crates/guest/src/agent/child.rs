@@ -93,17 +93,16 @@ fn settle(standard: Standard, confinement: &Confinement) -> io::Result<()> {
     }
     // The agent is the last to be killed when memory runs out, the session's processes are the first.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
-    if confinement.user {
-        become_user(CapabilitySet::empty())?;
-    }
+    give_up(confinement.user, CapabilitySet::empty())?;
     // After the ids: a change of them forgets it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::thread::set_no_new_privs(true)?;
     Ok(())
 }
 
-/// Gives up the ids of the agent, and all capabilities but `keep`.
-pub(super) fn become_user(keep: CapabilitySet) -> io::Result<()> {
+/// Gives up all capabilities but `keep`, and with `user` the ids of the agent.
+pub(super) fn give_up(user: bool, keep: CapabilitySet) -> io::Result<()> {
+    let keep = keep & rustix::thread::capabilities(None)?.permitted;
     for one in CapabilitySet::all().iter().filter(|one| !keep.contains(*one)) {
         match rustix::thread::remove_capability_from_bounding_set(one) {
             // The kernel doesn't know the newest ones, or it can't be done: then no_new_privs stands against them.
@@ -112,7 +111,16 @@ pub(super) fn become_user(keep: CapabilitySet) -> io::Result<()> {
         }
     }
     let _ = rustix::thread::clear_ambient_capability_set();
-    rustix::thread::set_keep_capabilities(!keep.is_empty())?;
+    if user {
+        become_user(!keep.is_empty())?;
+    }
+    let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets)?;
+    Ok(())
+}
+
+fn become_user(keep: bool) -> io::Result<()> {
+    rustix::thread::set_keep_capabilities(keep)?;
     match rustix::thread::set_thread_groups(&[]) {
         // In a user namespace that may not change its groups: whoever made it has left them, as far as that was in its power.
         Err(rustix::io::Errno::PERM) if groups_are_fixed() => {}
@@ -120,10 +128,7 @@ pub(super) fn become_user(keep: CapabilitySet) -> io::Result<()> {
     }
     let (user, group) = (Uid::from_raw(USER), Gid::from_raw(USER));
     rustix::thread::set_thread_res_gid(group, group, group)?;
-    rustix::thread::set_thread_res_uid(user, user, user)?;
-    let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
-    rustix::thread::set_capabilities(None, sets)?;
-    Ok(())
+    Ok(rustix::thread::set_thread_res_uid(user, user, user)?)
 }
 
 fn groups_are_fixed() -> bool {

@@ -2,22 +2,21 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 
 use karta_guest::proto::frame::{Frame, Kind};
-use karta_guest::proto::message::{Accepted, Answer, Ended, Failure, Hello, Request};
+use karta_guest::proto::message::{Answer, Failure, Hello, Request};
 use karta_guest::proto::{CHUNK, GUEST_STREAMS, HOST_STREAMS, VERSION};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::net::SendFlags;
+use rustix::process::{Pid, WaitOptions};
 
 use super::channel::Channel;
 use super::child::Confinement;
 use super::keeper;
 use super::place::Place;
-use super::stream::{Got, Stream, non_blocking};
+use super::stream::Stream;
 use super::{spawn, sys};
 
 /// How far the machine has come.
@@ -39,16 +38,16 @@ pub(super) struct Agent {
     pub(super) stage: Stage,
     pub(super) confinement: Confinement,
     pub(super) listeners: Vec<(u16, OwnedFd)>,
-    streams: BTreeMap<u32, Stream>,
+    pub(super) streams: BTreeMap<u32, Stream>,
     /// The highest number the host has used.
-    host_last: u32,
+    pub(super) host_last: u32,
     /// The next number of a stream that begins here.
-    guest_next: u32,
+    pub(super) guest_next: u32,
     /// Children that were not reaped yet: what they are killed by must still mean them.
     pub(super) children: HashSet<Pid>,
     pub(super) frozen: Vec<super::tree::Seen>,
     /// Whether the machine is about to be saved.
-    parked: bool,
+    pub(super) parked: bool,
 }
 
 /// Whether the loop goes on.
@@ -92,8 +91,16 @@ impl Agent {
         self.channel.send(Kind::Hello, 0, &Hello { version: VERSION }.encode());
         let mut buffer = vec![0; CHUNK];
         loop {
-            if !self.channel.flush() || !self.turn(&mut buffer)? {
+            if !self.channel.flush() {
                 return Ok(());
+            }
+            match self.turn(&mut buffer) {
+                Ok(true) => {}
+                // What was answered before the end is still told.
+                over => {
+                    self.channel.flush();
+                    return over.map(|_| ());
+                }
             }
         }
     }
@@ -336,166 +343,12 @@ impl Agent {
         Ok(true)
     }
 
-    fn answer(&mut self, id: u32, result: Result<Vec<String>, Failure>) {
+    pub(super) fn answer(&mut self, id: u32, result: Result<Vec<String>, Failure>) {
         let answer = match result {
             Ok(notes) => Answer::Done(notes),
             Err(failure) => Answer::Failed(failure),
         };
         self.channel.send(Kind::Answer, id, &answer.encode());
-    }
-
-    /// Writes what came for a stream, and tells the host what follows from it.
-    fn move_on(&mut self, id: u32) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let moved = stream.drain();
-        if let Some(credit) = moved.credit {
-            self.channel.send(Kind::Credit, id, &credit.to_le_bytes());
-        }
-        if moved.stop {
-            self.channel.send(Kind::Stop, id, &[]);
-        }
-        self.settle(id);
-    }
-
-    /// Forgets a stream on which nothing can happen any more.
-    fn settle(&mut self, id: u32) {
-        if !self.streams.get(&id).is_some_and(Stream::over) {
-            return;
-        }
-        if let Some(stream) = self.streams.remove(&id)
-            && let Some(worker) = stream.worker
-            && self.children.contains(&worker)
-        {
-            let _ = rustix::process::kill_process(worker, Signal::KILL);
-        }
-    }
-
-    fn sink(&mut self, id: u32, flags: PollFlags) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        if stream.connecting {
-            stream.connecting = false;
-            let outcome =
-                stream.writing().map_or(Ok(Ok(())), |(socket, _)| rustix::net::sockopt::socket_error(socket));
-            match outcome {
-                Ok(Ok(())) => self.answer(id, Ok(Vec::new())),
-                Ok(Err(error)) | Err(error) => {
-                    self.streams.remove(&id);
-                    self.answer(id, Err(failure(&error.into(), "connecting")));
-                    return;
-                }
-            }
-        } else if flags.intersects(PollFlags::ERR | PollFlags::HUP) {
-            // Whoever read is gone: what waits can't be written any more.
-            if stream.close_sink() {
-                self.channel.send(Kind::Stop, id, &[]);
-            }
-            self.settle(id);
-            return;
-        }
-        self.move_on(id);
-    }
-
-    fn source(&mut self, id: u32, buffer: &mut [u8]) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        match stream.read(buffer) {
-            Got::Bytes(length) => self.channel.send(Kind::Data, id, &buffer[..length]),
-            Got::Nothing => {}
-            Got::Over(broke) => {
-                stream.source = None;
-                self.channel.send(Kind::Eof, id, &[u8::from(broke)]);
-                self.settle(id);
-            }
-        }
-    }
-
-    fn keeper(&mut self, id: u32) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let Some(keeper) = &stream.keeper else { return };
-        let mut news = [0; 4096];
-        let length = match rustix::net::recv(keeper, &mut news, RecvFlags::DONTWAIT) {
-            Err(Errno::AGAIN | Errno::INTR) => return,
-            Ok((length, _)) => length,
-            Err(_) => 0,
-        };
-        match news[..length].split_first() {
-            Some((&keeper::STARTED, _)) => {
-                stream.starting = false;
-                self.answer(id, Ok(Vec::new()));
-            }
-            Some((&keeper::FAILED, [a, b, c, d, doing @ ..])) => {
-                let error = io::Error::from_raw_os_error(i32::from_ne_bytes([*a, *b, *c, *d]));
-                let doing = String::from_utf8_lossy(doing).into_owned();
-                self.streams.remove(&id);
-                self.streams.remove(&(id + 2));
-                self.answer(id, Err(failure(&error, &doing)));
-            }
-            Some((&keeper::ENDED, how)) => {
-                self.ended(id, Ended::decode(how).unwrap_or(Ended::Unknown));
-            }
-            _ => {
-                // The keeper was killed: what it watched over came to this process.
-                if stream.starting {
-                    let text = "what watches over the program was killed".to_owned();
-                    self.answer(id, Err(Failure { errno: 0, text }));
-                    self.streams.remove(&id);
-                    self.streams.remove(&(id + 2));
-                } else {
-                    self.ended(id, Ended::Unknown);
-                }
-                self.end_orphans();
-            }
-        }
-    }
-
-    fn ended(&mut self, id: u32, how: Ended) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        stream.keeper = None;
-        // Nobody is left who reads.
-        stream.close_sink();
-        self.channel.send(Kind::Exit, id, &how.encode());
-        self.settle(id);
-    }
-
-    fn connect(&mut self, id: u32, port: u16) {
-        let made = || -> io::Result<(OwnedFd, bool)> {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-            let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
-            match rustix::net::connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)) {
-                Ok(()) => Ok((socket, false)),
-                Err(Errno::INPROGRESS) => Ok((socket, true)),
-                Err(error) => Err(error.into()),
-            }
-        };
-        match made() {
-            Ok((socket, connecting)) => {
-                let mut stream = Stream::socket(socket);
-                stream.connecting = connecting;
-                self.streams.insert(id, stream);
-                if !connecting {
-                    self.answer(id, Ok(Vec::new()));
-                }
-            }
-            Err(error) => self.answer(id, Err(failure(&error, "connecting"))),
-        }
-    }
-
-    fn accept(&mut self, index: usize) {
-        let Some((port, listener)) = self.listeners.get(index) else { return };
-        let Ok(socket) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
-        else {
-            return;
-        };
-        let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
-        let id = self.guest_next;
-        // A machine that has seen two thousand million connections is started anew.
-        let Some(next) = id.checked_add(2) else { return };
-        self.guest_next = next;
-        let opened = Accepted { port: *port }.encode();
-        let mut stream = Stream::socket(socket);
-        stream.accepted = true;
-        self.streams.insert(id, stream);
-        self.channel.send(Kind::Open, id, &opened);
     }
 
     pub(super) fn reap(&mut self) {
@@ -504,73 +357,6 @@ impl Agent {
         while let Ok(Some((pid, _))) = rustix::process::wait(WaitOptions::NOHANG) {
             self.children.remove(&pid);
         }
-    }
-
-    /// Everything of an older generation ends: its host is not there any more.
-    fn forget(&mut self) {
-        // The keepers see their channels close, and end what they watch over.
-        self.streams.clear();
-        self.thaw();
-        self.host_last = 0;
-        self.guest_next = 2;
-    }
-
-    /// Programs stay, under new numbers; every other stream's host is not there any more.
-    fn adopt(&mut self) {
-        let mut old = std::mem::take(&mut self.streams);
-        let programs: Vec<u32> =
-            old.iter().filter(|(_, stream)| stream.keeper.is_some()).map(|(id, _)| *id).collect();
-        for (before, number) in programs.into_iter().zip((3..).step_by(4)) {
-            // What is over already is told as over.
-            let mut main = old.remove(&before).unwrap_or_default();
-            let mut errors = old.remove(&(before + 2)).unwrap_or_default();
-            main.renew();
-            errors.renew();
-            self.streams.insert(number, main);
-            self.streams.insert(number + 2, errors);
-        }
-        self.host_last = 0;
-        self.guest_next = 2;
-        self.parked = false;
-    }
-
-    fn adopted(&mut self, id: u32, nanos: i64) {
-        if nanos != 0
-            && let Err(error) = super::configure::clock(nanos)
-        {
-            return self.answer(id, Err(failure(&error, "setting the clock")));
-        }
-        let programs = self.streams.len() / 2;
-        self.host_last = self.streams.keys().copied().max().unwrap_or(id).max(id);
-        let told = Answer::Adopted(u16::try_from(programs).unwrap_or(u16::MAX));
-        self.channel.send(Kind::Answer, id, &told.encode());
-        let ids: Vec<u32> = self.streams.keys().copied().collect();
-        for id in ids {
-            let Some(stream) = self.streams.get(&id) else { continue };
-            // The first of a program's two numbers has both directions, the second only one.
-            let (deaf, mute) = (stream.sink.is_none() && id % 4 == 3, stream.source.is_none());
-            if deaf {
-                self.channel.send(Kind::Stop, id, &[]);
-            }
-            if mute {
-                self.channel.send(Kind::Eof, id, &[0]);
-            }
-            self.settle(id);
-        }
-    }
-
-    /// Makes the services' listeners.
-    pub(super) fn listen(&mut self, address: Ipv4Addr, ports: &[u16]) -> io::Result<()> {
-        for port in ports {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-            rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
-            rustix::net::bind(&socket, &SocketAddrV4::new(address, *port))?;
-            rustix::net::listen(&socket, 128)?;
-            non_blocking(&socket)?;
-            self.listeners.push((*port, socket));
-        }
-        Ok(())
     }
 }
 

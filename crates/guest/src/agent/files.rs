@@ -21,7 +21,7 @@ use karta_guest::proto::record::{Decoder, Item};
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::CapabilitySet;
 
-use super::child::{Confinement, become_user};
+use super::child::{Confinement, give_up};
 use super::core::failure;
 use super::place::Place;
 use super::spawn::pipe;
@@ -161,9 +161,7 @@ fn ready(
     kept.extend([&folders.home, &folders.temp, &folders.work, &folders.release].map(|folder| folder.as_fd()));
     kept.extend(folders.upper.as_ref().map(|folder| folder.as_fd()));
     sys::close_others(&kept)?;
-    if confinement.user {
-        become_user(CapabilitySet::DAC_READ_SEARCH)?;
-    }
+    give_up(confinement.user, CapabilitySet::DAC_READ_SEARCH)?;
     // A session's process of the same user may not look into this one.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     Ok(folders)

@@ -5,21 +5,18 @@ use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access as _, AccessFs, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
-    RulesetCreatedAttr as _, Scope,
+    RulesetCreatedAttr as _,
 };
 
 /// The newest kind that is used; an older kernel holds what it can.
 const KIND: ABI = ABI::V6;
 
-/// Lets this process and what it becomes read and execute everything, and write only in these folders; signals and abstract sockets
-/// lead to nothing outside. Where the kernel has no Landlock, nothing happens.
+/// Lets this process and what it becomes read and execute everything, and write only in these folders. Where the kernel has no
+/// Landlock, nothing happens.
 pub(super) fn hold(writable: &[PathBuf]) -> io::Result<()> {
     let (all, read) = (AccessFs::from_all(KIND), AccessFs::from_read(KIND));
-    let mut rules = Ruleset::default()
-        .handle_access(all)
-        .and_then(|rules| rules.scope(Scope::from_all(KIND)))
-        .and_then(Ruleset::create)
-        .map_err(io::Error::other)?;
+    let mut rules =
+        Ruleset::default().handle_access(all).and_then(Ruleset::create).map_err(io::Error::other)?;
     let below = |path: &Path, access: BitFlags<AccessFs>| {
         PathFd::new(path).ok().map(|folder| PathBeneath::new(folder, access))
     };

@@ -30,7 +30,7 @@ const PREPARE: Duration = Duration::from_secs(60);
 /// Memory is given in such pieces.
 pub(super) const MEBIBYTE: u64 = 1 << 20;
 /// The generation of machines that become snapshots.
-const FIRST: u64 = 1;
+pub(super) const FIRST: u64 = 1;
 
 /// The image that machines are made from.
 #[derive(Debug)]
@@ -176,6 +176,21 @@ pub(super) async fn snapshot(shared: &Shared, kind: &Kind) -> Result<Arc<Snapsho
     if let Some(snapshot) = blocking(move || Snapshot::load(&reading)).await? {
         return Ok(Arc::new(snapshot));
     }
+    let snapshot = Arc::new(booted_snapshot(shared, kind).await?);
+    let saving = Arc::clone(&snapshot);
+    blocking(move || {
+        if let Err(error) = saving.save(&folder) {
+            // It can be used; the next start of the server makes it again.
+            tracing::warn!(error = crate::chain(&error), "a snapshot could not be kept on disk");
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(snapshot)
+}
+
+/// A snapshot made by booting a machine.
+pub(super) async fn booted_snapshot(shared: &Shared, kind: &Kind) -> Result<Snapshot, Error> {
     let (vm, link, ram) =
         booted(shared, kind.shape, kind.harness.as_deref(), Some(&kind.session), BOOT).await?;
     let prepare =
@@ -188,16 +203,7 @@ pub(super) async fn snapshot(shared: &Shared, kind: &Kind) -> Result<Arc<Snapsho
     );
     vm.freeze(&state).await?;
     drop(link);
-    let snapshot = blocking(move || {
-        let snapshot = Arc::new(Snapshot::of(ram, &state)?);
-        if let Err(error) = snapshot.save(&folder) {
-            // It can be used; the next start of the server makes it again.
-            tracing::warn!(error = crate::chain(&error), "a snapshot could not be kept on disk");
-        }
-        Ok(snapshot)
-    })
-    .await?;
-    Ok(snapshot)
+    blocking(move || Snapshot::of(ram, &state)).await
 }
 
 /// What a machine that goes on from a state is made of, besides its memory and its state.

@@ -40,7 +40,7 @@ pub(super) enum Accelerator {
 }
 
 impl Accelerator {
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
             Self::Tcg => "tcg",
@@ -118,8 +118,11 @@ pub(super) fn arguments(shape: Shape, start: Start) -> Vec<OsString> {
         Start::Boot => {
             option("-kernel", format!("/proc/self/fd/{}", number::KERNEL));
             option("-initrd", format!("/proc/self/fd/{}", number::INITRAMFS));
-            // One line of the kernel's own is worth nothing here: nobody reads a console that isn't there.
-            option("-append", "quiet loglevel=0 reboot=t panic=-1 random.trust_cpu=on".to_owned());
+            // Nobody reads a console that isn't there; and of network devices there is to be none but the loopback.
+            option(
+                "-append",
+                "quiet loglevel=0 reboot=t panic=-1 random.trust_cpu=on dummy.numdummies=0".to_owned(),
+            );
         }
         Start::Restore => option("-incoming", "defer".to_owned()),
     }

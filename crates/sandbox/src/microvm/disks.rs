@@ -44,7 +44,7 @@ impl Disks {
     /// A read-only file system of this tree, made if it isn't there. `name` stands for its content.
     pub(super) async fn tree(&self, tree: &Path, name: &str) -> Result<PathBuf, Error> {
         let path = self.root.join(format!("{name}.erofs"));
-        if tokio::fs::try_exists(&path).await.unwrap_or(false) {
+        if used(&path) {
             return Ok(path);
         }
         tokio::fs::create_dir_all(&self.root).await.map_err(at("making", &self.root))?;
@@ -81,7 +81,7 @@ impl Disks {
         let bytes = bytes - bytes % SECTOR;
         let name = format!("session-{bytes}");
         let path = self.root.join(format!("{name}.ext4"));
-        if tokio::fs::try_exists(&path).await.unwrap_or(false) {
+        if used(&path) {
             return Ok(path);
         }
         tokio::fs::create_dir_all(&self.root).await.map_err(at("making", &self.root))?;
@@ -102,15 +102,12 @@ impl Disks {
         Ok(path)
     }
 
-    /// Removes the disks of releases and harnesses that `keep` doesn't know. Machines that have one open keep it until they end.
+    /// Removes what makers that are gone have left half made, and the disks that have not been used for longest. Machines that have
+    /// one open keep it until they end.
     pub(super) fn sweep(&self) -> Result<(), Error> {
-        let Ok(entries) = std::fs::read_dir(&self.root) else { return Ok(()) };
-        for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(PART) {
-                erofs::remove(&entry.path()).map_err(|error| failed(&error))?;
-            }
-        }
-        Ok(())
+        sweep(&self.root, &|name| {
+            KEPT.iter().find(|(start, _)| name.starts_with(start)).map(|(_, most)| *most)
+        })
     }
 
     /// Where they are.
@@ -141,8 +138,55 @@ pub(super) fn read_only(file: &File) -> std::io::Result<OwnedFd> {
     Ok(File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.into())
 }
 
-/// What the names of unfinished files begin with.
-const PART: &str = ".part-";
+/// What the names of unfinished things hold; their maker's process follows.
+pub(super) const PART: &str = ".part-";
+/// How many disks of each sort are kept though nothing may use them any more. The numbers differ.
+const KEPT: &[(&str, usize)] = &[("release-", 128), ("harness-", 16), ("session-", 8)];
+
+/// Notes that something is used, if it is there.
+pub(super) fn used(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    rustix::fs::utimensat(
+        CWD,
+        path,
+        &Timestamps { last_access: now, last_modification: now },
+        AtFlags::empty(),
+    )
+    .is_ok()
+}
+
+/// The process whose half-made thing this name is; none if it is no such name.
+fn maker(name: &str) -> Option<u32> {
+    let (_, rest) = name.split_once(PART)?;
+    rest.split('-').next()?.parse().ok()
+}
+
+/// Removes from a folder what makers that are gone have left half made, and of each sort (by what `most` answers for a name: how
+/// many of those are kept) what has not been used for longest.
+pub(super) fn sweep(folder: &Path, most: &dyn Fn(&str) -> Option<usize>) -> Result<(), Error> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    let mut sorts: std::collections::BTreeMap<usize, Vec<_>> = std::collections::BTreeMap::new();
+    let remove = |path: &Path| erofs::remove(path).map_err(|error| failed(&error));
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.contains(PART) {
+            if maker(&name).is_none_or(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                remove(&entry.path())?;
+            }
+        } else if let Some(most) = most(&name) {
+            let used = entry.metadata().and_then(|meta| meta.modified()).ok();
+            sorts.entry(most).or_default().push((used, entry.path()));
+        }
+    }
+    for (most, mut found) in sorts {
+        found.sort_unstable_by(|one, other| other.cmp(one));
+        for (_, path) in found.into_iter().skip(most) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
 
 struct Part(PathBuf);
 
@@ -195,6 +239,42 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
+
+    #[test]
+    fn what_is_half_made_or_long_unused_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |name: String| std::fs::write(folder.path().join(name), "").unwrap();
+        make(format!("{PART}{}-1-release-a", std::process::id()));
+        make(format!("{PART}4194305-1-release-a"));
+        make(format!("{PART}nonsense"));
+        for number in 0..10 {
+            make(format!("session-{number}"));
+            let path = folder.path().join(format!("session-{number}"));
+            let time = std::time::UNIX_EPOCH + Duration::from_secs(number);
+            File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        }
+        assert!(used(&folder.path().join("session-0")));
+        assert!(!used(&folder.path().join("session-10")));
+        make("other".to_owned());
+        Disks::new(folder.path().to_owned()).sweep().unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|one| one.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        let mine = format!("{PART}{}-1-release-a", std::process::id());
+        let kept = [
+            "session-0",
+            "session-3",
+            "session-4",
+            "session-5",
+            "session-6",
+            "session-7",
+            "session-8",
+            "session-9",
+        ];
+        assert_eq!(left, [&[mine.as_str(), "other"], &kept[..]].concat());
+    }
 
     #[tokio::test]
     async fn a_session_s_disk_is_formatted_once_and_takes_little() {

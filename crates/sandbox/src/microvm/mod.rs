@@ -10,6 +10,7 @@
 mod boot;
 mod command;
 mod disks;
+mod figures;
 mod keys;
 mod launch;
 mod memory;
@@ -18,6 +19,8 @@ mod pool;
 mod qmp;
 mod snapshot;
 mod vm;
+
+pub use figures::Figures;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -354,7 +357,8 @@ impl crate::Driver for Driver {
         keep: &(dyn for<'a> Fn(&'a SessionId) -> bool + Send + Sync),
     ) -> Result<usize, Error> {
         let disks = self.shared.disks.clone();
-        blocking(move || disks.sweep()).await?;
+        let snapshots = self.shared.limits.root.join("snapshots");
+        blocking(move || disks.sweep().and_then(|()| snapshot::sweep(&snapshots))).await?;
         let sweeping = Arc::clone(&self.shared);
         if self.shared.host().await.is_ok() {
             let swept = blocking(move || Ok(sweeping.host.get().map_or(0, Host::sweep))).await?;

@@ -20,6 +20,8 @@ use crate::image::erofs;
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
 const RECORD: &str = "snapshot.json";
+/// How many snapshots are kept though nothing may use them any more.
+const KEPT: usize = 12;
 /// The state of the devices of a small machine is some fifty kilobytes.
 const LONGEST: u64 = 64 << 20;
 
@@ -70,10 +72,11 @@ impl Snapshot {
 
     /// Writes it to a folder, whole or not at all.
     pub(super) fn save(&self, folder: &Path) -> Result<(), Error> {
-        let part = folder.with_extension("part");
-        for old in [&part, &folder.to_owned()] {
-            erofs::remove(old).map_err(|error| disks::failed(&error))?;
-        }
+        let mut name = folder.file_name().unwrap_or_default().to_owned();
+        name.push(format!("{}{}", disks::PART, std::process::id()));
+        let part = folder.with_file_name(name);
+        let remove = |path: &Path| erofs::remove(path).map_err(|error| disks::failed(&error));
+        remove(&part)?;
         std::fs::create_dir_all(&part).map_err(at("making", &part))?;
         let path = part.join(MEMORY);
         let file = File::create(&path).map_err(at("making", &path))?;
@@ -83,6 +86,8 @@ impl Snapshot {
         let record = Record { bytes, memory: hex(&digest), state: self.digest() };
         write(&part.join(STATE), &self.state)?;
         write(&part.join(RECORD), &serde_json::to_vec(&record).unwrap_or_default())?;
+        // What is there is damaged, or as good.
+        remove(folder)?;
         std::fs::rename(&part, folder).map_err(at("finishing", folder))
     }
 
@@ -105,12 +110,18 @@ impl Snapshot {
             return Ok(None);
         }
         memory::seal(&snapshot.memory).map_err(at("reading", &path))?;
+        disks::used(folder);
         Ok(Some(snapshot))
     }
 
     fn digest(&self) -> String {
         hex(digest(&SHA256, &self.state).as_ref())
     }
+}
+
+/// Removes snapshots that are half made, and those that have not been used for longest.
+pub(super) fn sweep(folder: &Path) -> Result<(), Error> {
+    disks::sweep(folder, &|_| Some(KEPT))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {

@@ -137,6 +137,11 @@ impl Vm {
         command(&mut self.control, "cont").await
     }
 
+    /// The first process of its jail, as the host counts.
+    pub(super) fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
     /// Whether it has not ended.
     pub(super) fn is_alive(&self) -> bool {
         self.running.is_alive()

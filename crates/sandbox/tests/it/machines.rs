@@ -35,10 +35,23 @@ async fn limits(folder: &Path) -> Machines {
     }
 }
 
+/// Where all tests that don't look at it keep what machines begin from.
+fn common() -> PathBuf {
+    let image = PathBuf::from(std::env::var_os("KARTA_TEST_IMAGE").unwrap_or_default());
+    image.with_file_name("test-machines")
+}
+
 /// A driver for the tests that all drivers have.
 pub(crate) async fn microvm(world: &World) -> microvm::Driver {
     let limits = limits(world.folder.path()).await;
-    driver(Machines { processes: 64, disk_bytes: 64 << 20, temp_bytes: 16 << 20, open_files: 256, ..limits })
+    driver(Machines {
+        processes: 64,
+        disk_bytes: 64 << 20,
+        temp_bytes: 16 << 20,
+        open_files: 256,
+        root: common(),
+        ..limits
+    })
 }
 
 fn driver(limits: Machines) -> microvm::Driver {
@@ -105,7 +118,7 @@ fn machines() -> BTreeSet<u32> {
 #[ignore = "needs an image and QEMU"]
 async fn a_session_runs_in_a_machine_and_nothing_is_left_of_it() {
     let world = World::new();
-    let driver = driver(limits(world.folder.path()).await);
+    let driver = driver(Machines { root: common(), ..limits(world.folder.path()).await });
     driver.check().await.unwrap();
     assert!(machines().is_empty());
     let sandbox = driver.acquire(&world.spec(1, "one")).await.unwrap();
@@ -165,7 +178,7 @@ const WHO: &str = "cat /etc/machine-id; hostname; cat /proc/sys/kernel/random/bo
 #[ignore = "needs an image and QEMU"]
 async fn two_copies_of_one_snapshot_have_no_secret_in_common_and_know_the_time() {
     let world = World::new();
-    let driver = driver(limits(world.folder.path()).await);
+    let driver = driver(Machines { root: common(), ..limits(world.folder.path()).await });
     let mut seen = BTreeSet::new();
     for number in 0..3 {
         let sandbox = driver.acquire(&world.spec(number, "one")).await.unwrap();
@@ -239,7 +252,7 @@ fn kill(pid: u32) {
 #[ignore = "needs an image and QEMU"]
 async fn a_machine_stands_still_and_goes_on_and_a_killed_one_is_replaced() {
     let world = World::new();
-    let driver = driver(limits(world.folder.path()).await);
+    let driver = driver(Machines { root: common(), ..limits(world.folder.path()).await });
     let sandbox = driver.acquire(&world.spec(1, "one")).await.unwrap();
     let mut counting =
         sandbox.spawn(&shell("i=0; while read -r line; do i=$((i+1)); echo $line $i; done")).await.unwrap();
@@ -315,7 +328,7 @@ async fn a_damaged_snapshot_is_made_again_and_a_whole_one_is_used() {
 #[ignore = "needs an image and QEMU"]
 async fn a_session_s_disk_has_an_end_and_nothing_else_is_written() {
     let world = World::new();
-    let driver = driver(limits(world.folder.path()).await);
+    let driver = driver(Machines { root: common(), ..limits(world.folder.path()).await });
     let sandbox = driver.acquire(&world.spec(1, "one")).await.unwrap();
     let (exit, said) = run(&*sandbox, &shell("dd if=/dev/zero of=big bs=1M count=600 2>&1")).await;
     assert_ne!(exit.status, Some(0));

@@ -52,8 +52,8 @@ async fn a_secret_is_set_listed_by_name_replaced_and_removed() {
         assert_eq!(got, status, "{name}: {problem}");
         assert!(!problem.to_string().contains(&MARK[..20]), "an error does not say the value");
     }
-    let long = "x".repeat(8193);
-    assert_eq!(app.as_key(Method::PUT, path, &key, json!({"value": long})).await.0, 400);
+    let more = json!({"value": "x".repeat(8193)});
+    assert_eq!(app.as_key(Method::PUT, path, &key, more).await.0, 400);
     let nobodys = "/v1/projects/nobodys/secrets/SHOP_KEY";
     assert_eq!(app.as_key(Method::PUT, nobodys, &key, json!({"value": MARK})).await.0, 404);
     assert_eq!(app.as_key(Method::DELETE, path, &key, json!({})).await.0, 204);

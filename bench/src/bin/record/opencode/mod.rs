@@ -39,6 +39,7 @@ pub(crate) async fn record(
     let root = tempfile::tempdir()?;
     let config = Config {
         root: root.path().join("sessions"),
+        machines: karta_sandbox::limits::Machines::new(root.path().join("machines")),
         programs: HashMap::new(),
         functions: HashMap::new(),
         clock: Arc::new(karta_types::time::System),
@@ -102,7 +103,7 @@ async fn with_model(
         std::fs::write(file, content)?;
         tree.insert(*path, Tree::wanted(path).then(|| content.clone().into_bytes()));
     }
-    let spec = Spec { session, release, digest: "recorded".to_owned() };
+    let spec = Spec::new(session, release, "recorded".to_owned());
     let sandbox: Arc<dyn Sandbox> = driver.acquire(&spec).await?.into();
     let place = sandbox.place().clone();
     let text = |path: &Path| path.to_str().map(str::to_owned).context("a path that is not UTF-8");

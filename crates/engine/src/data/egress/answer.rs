@@ -16,6 +16,7 @@ use super::guest::{STALLED, Writer, late};
 use super::head;
 
 /// How an answer is passed on.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the request")]
 pub(super) struct Telling<'a> {
     pub(super) gateway: &'a Gateway,
     pub(super) place: &'a Place,

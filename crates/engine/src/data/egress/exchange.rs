@@ -70,7 +70,7 @@ enum Sent {
     /// There is all of it.
     Whole(Bytes),
     /// It comes in pieces, looked through.
-    Pieces(Swap, Length),
+    Pieces(Box<Swap>, Length),
 }
 
 /// Serves one request.
@@ -125,8 +125,8 @@ pub(super) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
     }
     let mut left = Left::of(length);
-    let held = matches!(length, Length::Of(bytes) if bytes <= WHOLE) && !gateway.secrets.is_empty();
-    let _room = if held { Some(gateway.whole.acquire().await.map_err(io::Error::other)?) } else { None };
+    let at_once = matches!(length, Length::Of(bytes) if bytes <= WHOLE) && !gateway.secrets.is_empty();
+    let _room = if at_once { Some(gateway.whole.acquire().await.map_err(io::Error::other)?) } else { None };
     let sent = match sent(gateway, reader, &mut left, place, (safe, written), length).await? {
         Ok(sent) => sent,
         Err(why) => return Ok(refused(why)),
@@ -139,7 +139,7 @@ pub(super) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
         Sent::Whole(bytes) => whole(gateway, line, ask, bytes, (fresh, wanted), telling, writer).await,
         Sent::Pieces(swap, length) => {
             let outgoing = Outgoing { gateway, reader, left: &mut left, place, safe };
-            pieces(line, ask, (swap, length), outgoing, telling, writer).await
+            pieces(line, ask, (*swap, length), outgoing, telling, writer).await
         }
     };
     let goes_on = matches!(outcome, Ok(Outcome::Done { goes_on: true })) && left.ended;
@@ -188,8 +188,8 @@ async fn sent<S: AsyncRead + AsyncWrite + Unpin>(
             })
         }
         // Its length is said already: nothing is put in.
-        Length::Of(_) => Ok(Ok(Sent::Pieces(gateway.secrets.going(place, safe, None), length))),
-        Length::Chunked => Ok(Ok(Sent::Pieces(swap, length))),
+        Length::Of(_) => Ok(Ok(Sent::Pieces(Box::new(gateway.secrets.going(place, safe, None)), length))),
+        Length::Chunked => Ok(Ok(Sent::Pieces(Box::new(swap), length))),
     }
 }
 
@@ -285,10 +285,9 @@ async fn whole<S: AsyncRead + AsyncWrite + Unpin>(
     }
     let body = || -> Body {
         if bytes.is_empty() {
-            Empty::new().map_err(|never| match never {}).boxed()
-        } else {
-            Full::new(bytes.clone()).map_err(|never| match never {}).boxed()
+            return Empty::new().map_err(|never| match never {}).boxed();
         }
+        Full::new(bytes.clone()).map_err(|never| match never {}).boxed()
     };
     let mut answer = in_time(asked(line, ask.build(body())?)).await;
     // A connection that rested may have been closed meanwhile: then nothing was done.

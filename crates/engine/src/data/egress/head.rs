@@ -21,6 +21,7 @@ pub(super) enum Length {
 }
 
 /// A request's head.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own that the head says")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Head {
     /// The method.

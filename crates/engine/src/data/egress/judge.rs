@@ -83,7 +83,7 @@ impl Rules {
         if bound.as_ref().is_some_and(Vec::is_empty) {
             return Tunnel::No(unbound());
         }
-        let whole = |rules: &[&Rule]| rules.iter().find(|rule| rule.is_whole()).map(|rule| rule.to_string());
+        let whole = |rules: &[&Rule]| rules.iter().find(|rule| rule.is_whole()).map(ToString::to_string);
         let by = whole(&asked).or_else(|| self.observe.then(|| OBSERVED.to_owned()));
         let bounded = bound.is_none_or(|rules| whole(&rules).is_some());
         let watched = self.denied.iter().any(|rule| rule.has(place));

@@ -116,10 +116,6 @@ impl Egress {
 
     /// Variables for the programs inside: where the proxy is, the certificates they trust where it looks into TLS (the file with
     /// [`Egress::bundle`]), and the placeholders of secrets.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the runner takes it up where a driver keeps sessions from the network")
-    )]
     pub(crate) fn environment(&self, proxy: &str, bundle: &str) -> Vec<(String, String)> {
         const LOOPBACK: &str = "localhost,127.0.0.1,::1";
         let mut variables: Vec<(String, String)> = [

@@ -148,6 +148,10 @@ where
         .await
         .map_err(|error| Unreached::Gone(error.to_string()))?;
     // Its end is seen by whoever asks through it.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it ends with the line, and that with the session's connection"
+    )]
     let driven = tokio::spawn(async move { drop(connection.await) });
     Ok(Line { place: place.clone(), tls, to, _driven: AbortOnDropHandle::new(driven) })
 }

@@ -1,6 +1,8 @@
 //! Secrets of a session's tools: inside there are placeholders, and what they stand for is put in here, only toward the hosts that each
 //! is declared for, and taken out of what comes back.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use karta_types::Secret;
@@ -147,12 +149,11 @@ impl Secrets {
             let plain = basic.as_deref().unwrap_or(value.as_bytes());
             let made = swap.whole(plain).map_err(|found| self.refusal(&found, place, safe))?;
             if swap.swapped {
-                let made = match basic {
-                    None => made,
-                    Some(_) => {
-                        let encoded = base64::engine::general_purpose::STANDARD.encode(&made);
-                        format!("Basic {encoded}").into_bytes()
-                    }
+                let made = if basic.is_some() {
+                    let encoded = base64::engine::general_purpose::STANDARD.encode(&made);
+                    format!("Basic {encoded}").into_bytes()
+                } else {
+                    made
                 };
                 *value = HeaderValue::from_bytes(&made).map_err(|_| {
                     format!(
@@ -220,7 +221,8 @@ fn escaped(value: &str) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             text.push(char::from(byte));
         } else {
-            text.push_str(&format!("%{byte:02X}"));
+            // Writing to a text never fails.
+            let _ = write!(text, "%{byte:02X}");
         }
         text
     })

@@ -69,7 +69,6 @@ impl Engine {
     ///
     /// # Errors
     /// `overloaded` when the control plane does not answer; a secret can't be opened.
-    #[expect(dead_code, reason = "the runner takes it up where a driver keeps sessions from the network")]
     pub(crate) async fn session_egress(
         &self,
         row: &SessionRow,

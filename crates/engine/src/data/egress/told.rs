@@ -19,7 +19,7 @@ const WAITING: usize = 32;
 /// What is waited at least between two tellings; doubled as long as there is always something to tell.
 const PAUSE: Duration = Duration::from_secs(2);
 /// The most that is waited.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 /// The longest reason in the audit log.
 const REASON: usize = 1000;
 
@@ -162,10 +162,6 @@ impl Decisions {
 }
 
 /// The event that tells of decisions.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the runner takes it up where a driver keeps sessions from the network")
-)]
 pub(crate) fn event(decisions: &[Decision]) -> Body {
     Body::System { subtype: "egress".to_owned(), detail: json!({ "decisions": decisions }) }
 }
@@ -177,7 +173,6 @@ pub(crate) fn refusal(decision: &Decision) -> String {
 }
 
 /// The entry of the audit log that tells of refusals; none if there were none.
-#[expect(dead_code, reason = "the runner takes it up where a driver keeps sessions from the network")]
 pub(crate) fn entry(
     engine: &Engine,
     org: OrgId,

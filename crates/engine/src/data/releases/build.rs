@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use karta_release::archive::{self, Limits};
 use karta_release::{Files, Hash, inputs_digest};
+use karta_sandbox::uplink::Service;
 use karta_sandbox::{Command, Sandbox, Spec};
 use karta_store::{BuildLine, Built, PackRow, ProjectRow, ReleaseRow};
 use karta_types::egress::Decision;
@@ -21,6 +22,8 @@ use tokio::sync::mpsc;
 use super::logs::build_cursor;
 use super::shelf::{Incoming, Library, off_runtime, place, settle, unpacked, unread};
 use crate::data::egress::{Egress, Listening, told};
+use crate::data::uplink::WayOut;
+use crate::gateway::Way;
 use crate::{Engine, Error, Principal, Result};
 
 /// The longest line that is kept, in bytes.
@@ -209,12 +212,20 @@ impl Engine {
         // A place of its own, gone afterwards; after a crash it is removed like any that belongs to no session.
         let session = SessionId::new(self.clock(), self.rng());
         let source = ReleaseRow { built: None, ..row.clone() };
-        let spec = Spec::new(session, place(self.data_dir(), &source), format!("{} source", row.digest));
+        // No token is good for this way: a setup calls no models.
+        let way_out = WayOut::new(self.clone(), Way::Sandbox(self.rng().next_u128()));
+        let spec = Spec {
+            uplink: Arc::new(way_out.clone()),
+            ..Spec::new(session, place(self.data_dir(), &source), format!("{} source", row.digest))
+        };
         let sandbox = driver.acquire(&spec).await.map_err(Error::from)?;
-        let done = match self.setup(row, &*sandbox, log).await {
+        let done = match self.setup(row, &*sandbox, &way_out, log).await {
             Ok(()) => sandbox.export(&into).await.map_err(|error| Unbuilt::from(Error::from(error))),
             Err(failed) => Err(failed),
         };
+        if let Err(error) = sandbox.close().await {
+            tracing::error!(error = crate::error::chain(&error), "closing the sandbox of a build");
+        }
         drop(sandbox);
         if let Err(error) = driver.erase(session).await {
             tracing::error!(error = crate::error::chain(&error), "removing the place of a build");
@@ -222,7 +233,13 @@ impl Engine {
         done
     }
 
-    async fn setup(&self, row: &ReleaseRow, sandbox: &dyn Sandbox, log: &mut Log) -> Result<(), Unbuilt> {
+    async fn setup(
+        &self,
+        row: &ReleaseRow,
+        sandbox: &dyn Sandbox,
+        way_out: &WayOut,
+        log: &mut Log,
+    ) -> Result<(), Unbuilt> {
         let build = &row.recipe.build;
         let setup = build.setup.clone().unwrap_or_default();
         let (egress, mut decisions) = self.build_egress(build).await?;
@@ -234,8 +251,16 @@ impl Engine {
         if looks {
             sandbox.put(&bundle, egress.bundle().as_bytes()).await.map_err(Error::from)?;
         }
-        let way_out = Listening::open(self, egress).await?;
-        let proxy = way_out.url();
+        let (proxy, _listening) = match sandbox.service(Service::Egress) {
+            Some(address) => {
+                way_out.lead(Some(Arc::new(egress)));
+                (format!("http://{address}"), None)
+            }
+            None => {
+                let listening = Listening::open(self, egress).await?;
+                (listening.url(), Some(listening))
+            }
+        };
         let mut env: Vec<(String, String)> = [
             ("PATH", PATH.to_owned()),
             ("HOME", place.home.display().to_string()),

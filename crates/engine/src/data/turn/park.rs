@@ -174,7 +174,7 @@ impl Runner {
         let (_, harness) = self.engine.program(&release)?;
         let (_, room) = self.engine.process_place(release.harness.id(), self.row.org).await?;
         let spec = self.spec(&release, harness);
-        let pass = self.engine.channels().open_again(token, self.channel(), self.way);
+        let pass = self.engine.channels().open_again(token, self.channel(), self.way_out.way());
         let (session, parked) = (self.row.id, self.engine.parked().clone());
         let taken = blocking(move || parked.take(session)).await?;
         let driver = self.engine.driver(release.harness.id());
@@ -186,6 +186,10 @@ impl Runner {
         };
         let io = transport::open(self.engine.tasks(), process, sandbox.clone(), Transport::Stdio);
         tokio::task::spawn_blocking(move || drop(taken));
+        if self.decisions.is_none() {
+            // Since a start of the server. Programs that have read the old certificates will not trust the new ones.
+            self.open_way_out(&release, &*sandbox).await?;
+        }
         self.goes_on_in(sandbox.clone(), version);
         Ok(Awake { io, sandbox, paused: false, _pass: pass, _room: room })
     }
@@ -201,7 +205,8 @@ impl Runner {
         let begun = Begun { native: record.native.into(), place, token: Secret::new(record.model_token) };
         let service = Some(([127, 0, 0, 1], Service::Model.port()).into());
         let mode = record.tape.mode();
-        let (_, codec, _) = self.launch(&release, record.agent.as_deref(), &begun, mode, service, "")?;
+        let (_, codec, _) =
+            self.launch(&release, record.agent.as_deref(), &begun, mode, service, "", Vec::new())?;
         let machine: Machine = record.tape.play(codec, self.limits(&release), self.new_request());
         let asked = self.engine.store().inputs_pending(self.row.org, Some(session), None, 1000).await?;
         let open: Vec<_> = machine.open().collect();

@@ -21,10 +21,11 @@ use crate::data::transport::{self, Io, IoEvent};
 use crate::data::turn::machine::{Effect, Limits, Machine};
 use crate::data::turn::run::{NewTurn, Runner};
 use crate::data::turn::tape::Tape;
-use crate::data::uplink::SessionUplink;
 use crate::gateway;
 use crate::{Error, Result};
 
+/// The certificates that programs inside are to trust, in the temporary folder.
+const BUNDLE: &str = "karta-certificates.pem";
 /// A history file larger than this is not looked at to decide whether a session can be resumed.
 const PROBE: u64 = 64;
 
@@ -233,12 +234,14 @@ impl Runner {
         let spec = self.spec(release, harness.clone());
         let (sandbox, brought) = self.sandbox(&*driver, &spec, release.row.version).await?;
         let program = inside(&program, harness.as_deref(), sandbox.place().harness.as_deref());
-        let pass = self.engine.channels().open(self.engine.rng(), self.channel(), self.way);
+        let pass = self.engine.channels().open(self.engine.rng(), self.channel(), self.way_out.way());
         let native = self.native(release, &*sandbox).await?;
         let place = sandbox.place().clone();
         let begun = Begun { native, place, token: pass.token.clone() };
         let service = sandbox.service(Service::Model);
-        let launched = self.launch(release, agent, &begun, self.row.permission_mode, service, &program)?;
+        let outside = self.open_way_out(release, &*sandbox).await?;
+        let launched =
+            self.launch(release, agent, &begun, self.row.permission_mode, service, &program, outside)?;
         let (command, codec, policy) = launched;
         for seed in &command.seeds {
             sandbox.put(&PathBuf::from(&seed.path), &seed.content).await?;
@@ -290,9 +293,27 @@ impl Runner {
     pub(super) fn spec(&self, release: &Loaded, harness: Option<PathBuf>) -> Spec {
         Spec {
             harness,
-            uplink: Arc::new(SessionUplink::new(self.engine.clone(), self.way)),
+            uplink: Arc::new(self.way_out.clone()),
             ..Spec::new(self.row.id, release.path.clone(), release.row.digest.clone())
         }
+    }
+
+    /// Where the sandbox is kept from the network, its way out is opened by today's rules. Answers what its programs must know of it.
+    pub(super) async fn open_way_out(
+        &mut self,
+        release: &Loaded,
+        sandbox: &dyn Sandbox,
+    ) -> Result<Vec<(String, String)>> {
+        let Some(address) = sandbox.service(Service::Egress) else { return Ok(Vec::new()) };
+        let (egress, decisions) = self.engine.session_egress(&self.row, self.home, release.recipe()).await?;
+        let bundle = sandbox.place().temp.join(BUNDLE);
+        if egress.looks() {
+            sandbox.put(&bundle, egress.bundle().as_bytes()).await?;
+        }
+        let outside = egress.environment(&format!("http://{address}"), &bundle.to_string_lossy());
+        self.way_out.lead(Some(Arc::new(egress)));
+        self.decisions = Some(decisions);
+        Ok(outside)
     }
 
     /// What the session's model calls belong to.
@@ -318,6 +339,7 @@ impl Runner {
         permission_mode: PermissionMode,
         service: Option<SocketAddr>,
         program: &str,
+        outside: Vec<(String, String)>,
     ) -> Result<(karta_harness::Command, Box<dyn Codec>, (bool, bool))> {
         let settings = self.engine.settings();
         let recipe = release.recipe();
@@ -326,6 +348,7 @@ impl Runner {
             .env
             .iter()
             .map(|(name, value)| (name.clone(), value.clone()))
+            .chain(outside)
             .chain(self.engine.passed_env())
             .collect();
         let (hooks, mcp) = launch_policy(settings, release);

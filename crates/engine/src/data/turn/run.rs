@@ -11,6 +11,7 @@ use bytes::Bytes;
 use karta_harness::Input;
 use karta_sandbox::Sandbox;
 use karta_store::{AuditEntry, Commit, SessionRow, TurnChange, TurnRow};
+use karta_types::egress::Decision;
 use karta_types::event::Answerer;
 use karta_types::message::{Answer, Content, Message};
 use karta_types::session::{
@@ -24,6 +25,7 @@ use karta_types::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::data::allowance::Allowance;
+use crate::data::egress::{Decisions, told};
 use crate::data::journal::{Live, Writer};
 use crate::data::releases::Loaded;
 use crate::data::seats::Seat;
@@ -32,6 +34,7 @@ use crate::data::turn::machine::{Effect, Stimulus};
 use crate::data::turn::meter::Meter;
 use crate::data::turn::process::{self, Heard, Running};
 use crate::data::turn::state::Machine;
+use crate::data::uplink::WayOut;
 use crate::gateway::Way;
 use crate::{Engine, Error, Result};
 
@@ -160,8 +163,10 @@ pub(super) struct Runner {
     closed: bool,
     /// What the audit log is told with the next answer that is committed.
     told: Vec<AuditEntry>,
-    /// The way by which what comes out of its sandboxes comes in here.
-    pub(super) way: Way,
+    /// What comes out of its sandboxes goes here.
+    pub(super) way_out: WayOut,
+    /// What is decided about it.
+    pub(super) decisions: Option<Decisions>,
     /// A turn that waits is not parked again before this.
     pub(super) not_parked_before: Timestamp,
     /// The disk was full during this turn: what room is left is for its end, not for more words.
@@ -222,7 +227,8 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         idle: Duration::from_secs(engine.settings().limits.idle_seconds),
         closed: false,
         told: Vec::new(),
-        way,
+        way_out: WayOut::new(engine.clone(), way),
+        decisions: None,
         not_parked_before: row.created_at,
         muted: false,
         row,
@@ -249,10 +255,19 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
 enum Next {
     Order(Option<Order>),
     Heard(Heard),
+    Decided(Option<Vec<Decision>>),
     Exhausted(Option<Box<Problem>>),
     Deadline,
     Wanted,
     Stopping,
+}
+
+/// What is decided next about what comes out; never, if nothing does.
+async fn decided(decisions: &mut Option<Decisions>) -> Option<Vec<Decision>> {
+    match decisions {
+        Some(decisions) => decisions.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Runner {
@@ -269,6 +284,7 @@ impl Runner {
                     order = orders.recv() => Next::Order(order),
                     problem = self.exhausted.recv() => Next::Exhausted(problem),
                     heard = process::hear(running.as_mut()) => Next::Heard(heard),
+                    decided = decided(&mut self.decisions) => Next::Decided(decided),
                     () = self.engine.tasks().stopping() => Next::Stopping,
                     () = self.engine.places().wanted(), if idle => Next::Wanted,
                     () = tokio::time::sleep(sleep) => Next::Deadline,
@@ -284,6 +300,8 @@ impl Runner {
                 }
                 Next::Wanted | Next::Exhausted(None) => {}
                 Next::Heard(heard) => self.heard(heard).await?,
+                Next::Decided(Some(decisions)) => self.tell_decisions(&decisions).await?,
+                Next::Decided(None) => self.decisions = None,
                 Next::Deadline if self.park_at().is_some_and(|at| self.engine.clock().now() >= at) => {
                     self.park().await?;
                 }
@@ -310,6 +328,16 @@ impl Runner {
                 return Ok(());
             }
         }
+    }
+
+    /// What a program inside reached or was refused is told.
+    async fn tell_decisions(&mut self, decisions: &[Decision]) -> Result<(), Fatal> {
+        let entry = told::entry(&self.engine, self.row.org, self.row.id, decisions);
+        // Where there is no room for it, it is not told.
+        let _ = self
+            .commit(vec![(told::event(decisions), None)], None, |commit| commit.told.extend(entry))
+            .await?;
+        Ok(())
     }
 
     fn deadline(&self) -> Option<Timestamp> {

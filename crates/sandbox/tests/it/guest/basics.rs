@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use karta_guest::proto::message::Configure;
+use karta_guest::proto::frame::{self, Decoder, Kind};
+use karta_guest::proto::message::{Configure, Request};
+use karta_guest::proto::{GUEST_STREAMS, HOST_STREAMS};
 use karta_sandbox::uplink::{Nowhere, Service};
 use karta_sandbox::{Command, Error, Exit, Process, Sandbox};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{Taken, configure, sandbox, sandbox_as, sandbox_with};
+use super::{PATIENCE, Taken, agent, configure, sandbox, sandbox_as, sandbox_with};
 use crate::support::{Watched, World, command, line, run, script};
 
 #[tokio::test]
@@ -61,13 +63,14 @@ async fn the_status_and_the_signals_are_told() {
 async fn the_process_is_alone_and_has_what_it_was_given() {
     let world = World::new();
     let sandbox = sandbox(&world).await;
-    let text = "pwd; env | sort; ls /proc/self/fd | wc -l; ulimit -c; ulimit -n; umask";
+    let text = "pwd; env | sort; ls /proc/self/fd | wc -l; ulimit -c; ulimit -n; umask; \
+                grep -E '^(Cap(Prm|Eff|Inh|Amb)|NoNewPrivs)' /proc/self/status | cut -f2 | sort -u";
     let mut command = script(&sandbox, text);
     command.env.push(("ONE".to_owned(), "a=b c".to_owned()));
     let (output, exit) = run(&sandbox, &command, "").await;
     assert_eq!(exit.status, Some(0));
     let expected = format!(
-        "{0}\nONE=a=b c\nPATH=/usr/bin:/bin\nPWD={0}\n4\n0\n1024\n0077\n",
+        "{0}\nONE=a=b c\nPATH=/usr/bin:/bin\nPWD={0}\n4\n0\n1024\n0077\n0000000000000000\n1\n",
         sandbox.place().workspace.display()
     );
     assert_eq!(output, expected);
@@ -247,6 +250,88 @@ async fn ports_and_services_lead_both_ways() {
         client.read_to_end(&mut answer).await.unwrap();
         assert_eq!(answer.len(), 1 << 20);
     }
+}
+
+#[tokio::test]
+async fn more_connections_than_are_let_through_wait_for_their_turn() {
+    let world = World::new();
+    let (uplink, mut taken) = Taken::new();
+    let sandbox = sandbox_with(&world, uplink).await;
+    let address = sandbox.service(Service::Egress).unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..GUEST_STREAMS + 50 {
+        clients.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    let mut streams = Vec::new();
+    for _ in 0..GUEST_STREAMS {
+        streams.push(taken.recv().await.unwrap().1);
+    }
+    // The guest answers, so it has seen the others, and let none of them through.
+    sandbox.link().request(&Request::Ping, PATIENCE).await.unwrap();
+    assert!(taken.try_recv().is_err());
+    drop(clients.drain(..50));
+    drop(streams.drain(..50));
+    for _ in 0..50 {
+        streams.push(taken.recv().await.unwrap().1);
+    }
+    for mut stream in streams {
+        stream.write_all(b"x").await.unwrap();
+    }
+    for client in &mut clients {
+        assert_eq!(client.read_u8().await.unwrap(), b'x');
+    }
+}
+
+#[tokio::test]
+async fn more_streams_than_there_may_be_are_refused() {
+    let world = World::new();
+    let sandbox = sandbox(&world).await;
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut streams = Vec::new();
+    let error = loop {
+        match sandbox.connect(port).await {
+            Ok(stream) => streams.push((stream, listener.accept().await.unwrap())),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(error.contains("streams lead into the sandbox"), "{error}");
+    assert!(streams.len() + 2 >= HOST_STREAMS, "{}", streams.len());
+    drop(streams);
+    sandbox.link().request(&Request::Ping, PATIENCE).await.unwrap();
+    sandbox.connect(port).await.unwrap();
+}
+
+/// What the program inside says to requests of these generations.
+#[tokio::test]
+async fn an_older_host_is_not_heard_by_the_program_inside() {
+    let world = World::new();
+    let (mut channel, _machine, _) = agent(world.folder.path());
+    let mut decoder = Decoder::default();
+    let mut said = Vec::new();
+    let mut ask = |stream, generation, request: &Request| {
+        frame::encode(&mut said, Kind::Open, stream, generation, &request.encode()).unwrap();
+    };
+    ask(1, 5, &Request::Configure(configure()));
+    ask(99, 4, &Request::Shutdown);
+    ask(3, 5, &Request::Ping);
+    // It woke up elsewhere: what was there stays, and a new count begins.
+    ask(1, 6, &Request::Configure(configure()));
+    ask(99, 5, &Request::Shutdown);
+    ask(3, 6, &Request::Ping);
+    // A later one must say what it is first.
+    ask(5, 7, &Request::Ping);
+    channel.write_all(&said).await.unwrap();
+    let mut heard = Vec::new();
+    let mut buffer = [0; 4096];
+    while let length @ 1.. = channel.read(&mut buffer).await.unwrap() {
+        decoder.push(&buffer[..length]);
+        while let Some(frame) = decoder.next_frame().unwrap() {
+            heard.push((frame.kind, frame.stream, frame.generation));
+        }
+    }
+    let answer = |stream, generation| (Kind::Answer, stream, generation);
+    assert_eq!(heard, [(Kind::Hello, 0, 0), answer(1, 5), answer(3, 5), answer(1, 6), answer(3, 6)]);
 }
 
 #[tokio::test]

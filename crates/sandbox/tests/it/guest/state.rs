@@ -125,6 +125,35 @@ async fn sessions_move_between_namespaces() {
 }
 
 #[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn sessions_move_between_machines() {
+    let world = World::new();
+    let driver = crate::machines::microvm(&world).await;
+    let [one, two, three, four] = [1, 2, 3, 4].map(|number| world.spec(number, "a"));
+    let (first, second) = (acquire(&driver, &one).await, acquire(&driver, &two).await);
+    moves(&*first, &*second).await;
+    drop((first, second));
+    replaces(&*acquire(&driver, &three).await, &*acquire(&driver, &four).await).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_as_that() {
+    let world = World::new();
+    let driver = crate::isolated::namespace(&world);
+    let sandbox = acquire(&driver, &world.spec(1, "a")).await;
+    let big = vec![b'x'; 80 << 20];
+    assert!(sandbox.put(Path::new("big"), &big).await.unwrap_err().is_full());
+    let file = Kind::File { size: big.len() as u64 };
+    let mut records = vec![entry("home/big", file)];
+    records.extend(big.chunks(64 << 10).map(|piece| Record::Data(bytes::Bytes::copy_from_slice(piece))));
+    let error = sandbox.restore(stream::iter(records.into_iter().map(Ok)).boxed()).await.unwrap_err();
+    assert!(error.is_full(), "{error:?}");
+    // What did not fit was taken away again.
+    assert_eq!(sandbox.survey().await.unwrap(), []);
+    sandbox.put(Path::new("small"), &big[..1 << 20]).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_session_moves_whole() {
     let (world, second) = (World::new(), World::new());
     moves(&sandbox(&world).await, &sandbox(&second).await).await;

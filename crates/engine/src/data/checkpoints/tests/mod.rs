@@ -4,4 +4,5 @@ mod crashes;
 mod hostile;
 mod keys;
 mod random;
+mod real;
 mod support;

@@ -56,7 +56,8 @@ async fn bodies_carry_it_where_they_can_be_read() {
         )
     };
     let chunked = |kind: &str, pieces: &[&str]| {
-        let chunks: String = pieces.iter().map(|piece| format!("{:x}\r\n{piece}\r\n", piece.len())).collect();
+        let chunk = |text: String, piece: &&str| format!("{text}{:x}\r\n{piece}\r\n", piece.len());
+        let chunks = pieces.iter().fold(String::new(), chunk);
         format!(
             "POST /x HTTP/1.1\r\nHost: {at}\r\nContent-Type: {kind}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n"
         )

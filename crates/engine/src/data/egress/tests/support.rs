@@ -315,7 +315,7 @@ pub(super) async fn talk(
 pub(super) async fn read(mut stream: impl AsyncRead + Unpin) -> String {
     let mut all = Vec::new();
     let reading = async {
-        let mut piece = [0; 16 << 10];
+        let mut piece = vec![0; 16 << 10];
         // Ended by TLS's own word or not.
         while let Ok(read @ 1..) = stream.read(&mut piece).await {
             all.extend_from_slice(&piece[..read]);
