@@ -184,7 +184,6 @@ impl Launcher {
 
 impl Jail {
     /// The first process in it, as the host counts.
-    #[cfg(test)]
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
