@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{Accelerator, Shape};
 use super::disks::{self, at};
 use super::keys::Kind;
+use super::launch::Host;
 use super::pool::Spare;
 use super::snapshot::Snapshot;
 use super::vm::{Drives, Origin, Vm};
@@ -22,11 +23,11 @@ use crate::image::{Image, Images};
 use crate::uplink::Nowhere;
 
 /// How long a machine may take from its kernel to the guest's first word. By software on a busy host it is seconds.
-const BOOT: Duration = Duration::from_secs(120);
+const BOOT: Duration = Duration::from_mins(2);
 /// The same where the processor should run it: if it takes longer, it doesn't.
 const TRIAL: Duration = Duration::from_secs(10);
 /// How long a guest may take to mount its system.
-const PREPARE: Duration = Duration::from_secs(60);
+const PREPARE: Duration = Duration::from_mins(1);
 /// Memory is given in such pieces.
 pub(super) const MEBIBYTE: u64 = 1 << 20;
 /// The generation of machines that become snapshots.
@@ -101,17 +102,16 @@ async fn probe(shared: &Shared) -> Result<(Accelerator, Option<String>), Error> 
     if let Some(found) = known.filter(|found| found.with == with) {
         return Ok((found.accelerator, found.why));
     }
-    let why = match host.has_kvm() {
-        Err(why) => Some(why),
-        Ok(()) => {
-            let shape = Shape { memory: 256, ..sized(shared, Accelerator::Kvm) };
-            match booted(shared, shape, None, None, TRIAL).await {
-                Ok((mut vm, ..)) => {
-                    vm.end().await;
-                    None
-                }
-                Err(error) => Some(format!("a trial machine did not boot with /dev/kvm ({error})")),
+    let why = if let Err(why) = Host::has_kvm() {
+        Some(why)
+    } else {
+        let shape = Shape { memory: 256, ..sized(shared, Accelerator::Kvm) };
+        match booted(shared, shape, None, None, TRIAL).await {
+            Ok((mut vm, ..)) => {
+                vm.end().await;
+                None
             }
+            Err(error) => Some(format!("a trial machine did not boot with /dev/kvm ({error})")),
         }
     };
     let accelerator = if why.is_none() { Accelerator::Kvm } else { Accelerator::Tcg };
@@ -133,7 +133,8 @@ async fn booted(
     let base = shared.base().await?;
     let folder = shared.disks.root().to_owned();
     let (harness, session) = (harness.map(Path::to_owned), session.map(Path::to_owned));
-    let (origin, drives, ram) = blocking(move || {
+    let host = shared.host().await?;
+    let made = blocking(move || {
         let ram = memory::create(shape.memory * MEBIBYTE)
             .map_err(|error| Error::Unavailable(format!("there is no memory for a machine ({error})")))?;
         let release = disks::unnamed(&folder)?;
@@ -156,11 +157,11 @@ async fn booted(
         };
         let origin = Origin::Boot { kernel: open(&base.kernel)?, initramfs: open(&base.initramfs)? };
         Ok((origin, drives, ram))
-    })
-    .await?;
+    });
+    let ((origin, drives, ram), room) = tokio::try_join!(made, host.room(shape.memory))?;
     let given = memory::another(&ram)
         .map_err(|error| Error::Unavailable(format!("there is no memory for a machine ({error})")))?;
-    let mut vm = Vm::start(shared.host().await?, shape, origin, given, drives).await?;
+    let mut vm = Vm::start(host, room, shape, origin, given, drives).await?;
     let stream = vm.take_guest()?;
     let link = Link::start(stream, FIRST, Arc::new(Nowhere));
     if let Err(error) = link.hello(patience).await {
@@ -220,13 +221,12 @@ pub(super) fn parts(base: &Base, folder: &Path, kind: &Kind, session: File) -> R
     let making = |error| at("making a disk in", folder)(error);
     let release = disks::unnamed(folder)?;
     release.set_len(disks::RELEASE).map_err(making)?;
-    let harness = match &kind.harness {
-        Some(path) => open(path)?,
-        None => {
-            let file = disks::unnamed(folder)?;
-            file.set_len(MEBIBYTE).map_err(making)?;
-            disks::read_only(&file).map_err(making)?
-        }
+    let harness = if let Some(path) = &kind.harness {
+        open(path)?
+    } else {
+        let file = disks::unnamed(folder)?;
+        file.set_len(MEBIBYTE).map_err(making)?;
+        disks::read_only(&file).map_err(making)?
     };
     let drives = Drives {
         base: open(&base.disk)?,
@@ -243,16 +243,17 @@ pub(super) async fn restore(shared: &Shared, kind: &Kind, snapshot: &Arc<Snapsho
     let folder = shared.disks.root().to_owned();
     let (snapshot, kind) = (Arc::clone(snapshot), kind.clone());
     let shape = kind.shape;
-    let (origin, memory, parts) = blocking(move || {
+    let made = blocking(move || {
         let failed = |error| Error::Unavailable(format!("there is no memory for a machine ({error})"));
         let session = disks::unnamed(&folder)?;
         disks::copy(&kind.session, &session)?;
         let parts = parts(&base, &folder, &kind, session)?;
         let origin = Origin::State(snapshot.state().map_err(failed)?);
         Ok((origin, snapshot.memory().map_err(failed)?, parts))
-    })
-    .await?;
+    });
+    let host = shared.host().await?;
+    let ((origin, memory, parts), room) = tokio::try_join!(made, host.room(shape.memory))?;
     let Parts { drives, release, session } = parts;
-    let vm = Vm::start(shared.host().await?, shape, origin, memory, drives).await?;
+    let vm = Vm::start(host, room, shape, origin, memory, drives).await?;
     Ok(Spare { vm, release, session })
 }

@@ -118,8 +118,8 @@ impl Driver {
         // A shell opens the descriptors under their numbers and becomes the VMM.
         // What it has inherited itself must not be in the way.
         let taken = number::CONTROL..number::DISKS + 4;
-        let mut script: String = taken.map(|number| format!("exec {number}>&-; ")).collect();
-        script += &format!("exec {}<&0 {}<&1 ", number::CONTROL, number::GUEST);
+        let mut parts: Vec<_> = taken.map(|number| format!("exec {number}>&-;")).collect();
+        parts.push(format!("exec {}<&0 {}<&1", number::CONTROL, number::GUEST));
         let given = [
             (number::MEMORY, "<>", &memory),
             (number::STATE, "<", &state),
@@ -129,9 +129,10 @@ impl Driver {
             (number::DISKS + 3, "<>", &session),
         ];
         for (number, how, descriptor) in given {
-            script += &format!("{number}{how}/proc/$PPID/fd/{} ", descriptor.as_raw_fd());
+            parts.push(format!("{number}{how}/proc/$PPID/fd/{}", descriptor.as_raw_fd()));
         }
-        script += "&& exec \"$@\"";
+        parts.push("&& exec \"$@\"".to_owned());
+        let script = parts.join(" ");
         let program = find_program("qemu-system-x86_64").unwrap_or_default();
         let uri = format!("fd:{}", number::STATE);
         let first = qmp::opening(&[("migrate-incoming", json!({ "uri": uri }))]);

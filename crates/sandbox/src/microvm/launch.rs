@@ -18,7 +18,7 @@ use crate::ids::{Lease, Users};
 use crate::image::{Need, Tool, find_program};
 use crate::jail::{Given, Jail, Launcher, Output};
 use crate::limits::Machines;
-use crate::namespace::root::{Owners, base};
+use crate::namespace::root::{Owners, PROGRAMS, shown};
 
 /// The VMM.
 const QEMU: Need = Need {
@@ -47,8 +47,38 @@ pub(super) struct Launch {
     pub(super) arguments: Vec<OsString>,
     /// What it is given, with the numbers under which it has it.
     pub(super) descriptors: Vec<(u32, OwnedFd)>,
-    /// The guest's memory in MiB.
-    pub(super) memory: u64,
+}
+
+/// Room for a VMM: its ids and its control group, which goes when it is not used.
+#[derive(Debug)]
+pub(super) struct Room {
+    lease: Option<Lease>,
+    group: Option<Group>,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        // Nothing was ever in it: this takes no time.
+        if self.group.take().is_some_and(|group| !group.remove()) {
+            tracing::warn!("a control group that was not used could not be removed; it is tried again later");
+        }
+    }
+}
+
+/// What a VMM sees of files: programs and libraries, what it reads of its own, and two devices.
+fn root(owners: Owners) -> Vec<Item> {
+    let mut items = shown(Path::new("/"), &PROGRAMS.map(PathBuf::from));
+    items.extend(shown(Path::new("/"), &["etc/ld.so.cache".into()]));
+    items.push(Item::Folder { to: "/dev".into(), mode: 0o755, owner: owners.root });
+    items.extend(["/dev/null", "/dev/urandom"].map(|device| Item::Bind {
+        from: device.into(),
+        to: device.into(),
+        writable: true,
+        devices: true,
+        ids: None,
+    }));
+    items.push(Item::Processes { to: "/proc".into() });
+    items
 }
 
 /// What starts VMMs here.
@@ -106,7 +136,7 @@ impl Host {
     }
 
     /// Whether there is virtualisation by the processor to try; why not, if not.
-    pub(super) fn has_kvm(&self) -> Result<(), String> {
+    pub(super) fn has_kvm() -> Result<(), String> {
         match std::fs::OpenOptions::new().read(true).write(true).open(KVM) {
             Ok(_) => Ok(()),
             Err(error) => Err(format!(
@@ -126,9 +156,8 @@ impl Host {
         left.filter(|(_, group)| group.remove()).count()
     }
 
-    /// Starts a VMM.
-    pub(super) async fn start(&self, launch: Launch) -> Result<Running, Error> {
-        let Launch { arguments, descriptors, memory } = launch;
+    /// Makes room for a VMM whose guest has so many MiB of memory.
+    pub(super) async fn room(&self, memory: u64) -> Result<Room, Error> {
         let lease = self.users.take()?;
         let group = match &self.tree {
             Some(tree) => {
@@ -148,7 +177,15 @@ impl Host {
             }
             None => None,
         };
-        let plan = self.plan(&lease, group.as_ref(), arguments, &descriptors)?;
+        Ok(Room { lease: Some(lease), group })
+    }
+
+    /// Starts a VMM.
+    pub(super) async fn start(&self, mut room: Room, launch: Launch) -> Result<Running, Error> {
+        let Launch { arguments, descriptors } = launch;
+        let lease = room.lease.take();
+        let plan = self.plan(lease.as_ref(), room.group.as_ref(), arguments, &descriptors);
+        let group = room.group.take();
         let descriptors = descriptors.into_iter().map(|(_, descriptor)| descriptor).collect();
         // Nobody else is this user before everything in the jail has ended.
         let given = Given::new(descriptors, group, Some(Box::new(move || drop(lease))));
@@ -158,14 +195,14 @@ impl Host {
 
     fn plan(
         &self,
-        lease: &Lease,
+        lease: Option<&Lease>,
         group: Option<&Group>,
         arguments: Vec<OsString>,
         descriptors: &[(u32, OwnedFd)],
-    ) -> Result<Plan, Error> {
+    ) -> Plan {
         let me =
             Ids { user: rustix::process::geteuid().as_raw(), group: rustix::process::getegid().as_raw() };
-        let (owners, range) = if self.privileged {
+        let (owners, range) = if let Some(lease) = lease.filter(|_| self.privileged) {
             let user = u16::try_from(USER).unwrap_or_default();
             (Owners { root: lease.id(0), agent: lease.id(user) }, [lease.range(), lease.range()])
         } else {
@@ -173,7 +210,7 @@ impl Host {
             let one = |outside| Range { inside: USER, outside, count: 1 };
             (Owners { root: only, agent: only }, [one(me.user), one(me.group)])
         };
-        let mut items = base(None, owners)?;
+        let mut items = root(owners);
         if Path::new(KVM).exists() {
             items.push(Item::Bind {
                 from: KVM.into(),
@@ -185,7 +222,7 @@ impl Host {
         }
         let mut line = vec![QEMU.program.as_bytes().to_vec()];
         line.extend(arguments.into_iter().map(OsStringExt::into_vec));
-        Ok(Plan {
+        Plan {
             privileged: self.privileged,
             name: "machine".to_owned(),
             groups: group.map(|group| group.folders().to_vec()).unwrap_or_default(),
@@ -208,7 +245,7 @@ impl Host {
             ],
             access: None,
             filter: self.filter.clone(),
-        })
+        }
     }
 }
 

@@ -49,7 +49,7 @@ use snapshot::Snapshot;
 use vm::Kept;
 
 /// How long a guest may take to become a session's: it mounts two disks and starts nothing.
-const CONFIGURE: Duration = Duration::from_secs(60);
+const CONFIGURE: Duration = Duration::from_mins(1);
 /// The disks by their names in a guest, in the order of the command line.
 pub(super) const DISKS: [&str; 4] = ["vda", "vdb", "vdc", "vdd"];
 

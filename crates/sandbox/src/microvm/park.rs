@@ -138,7 +138,9 @@ async fn taken(
     .await?;
     let Parts { drives, session, .. } = parts;
     let origin = Origin::State(state);
-    let mut vm = Vm::start(shared.host().await?, shape, origin, ram, drives).await?;
+    let host = shared.host().await?;
+    let room = host.room(shape.memory).await?;
+    let mut vm = Vm::start(host, room, shape, origin, ram, drives).await?;
     vm.go_on().await?;
     let (running, control, stream) = vm.into_parts()?;
     let now = shared.clock.now().as_micros().saturating_mul(1000);

@@ -227,7 +227,7 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let flood = async { while theirs.write_all(&[b' '; 4096]).await.is_ok() {} };
         let read = async { Qmp::open(ours, &[]).await.map(drop) };
-        let (_, ended) = tokio::join!(flood, read);
+        let ((), ended) = tokio::join!(flood, read);
         assert!(matches!(ended, Err(Error::Nonsense)));
     }
 }

@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use super::command::{self, Shape, Start, number};
-use super::launch::{Host, Launch, Running};
+use super::launch::{Host, Launch, Room, Running};
 use super::park;
 use super::qmp::{self, Qmp};
 use crate::Error;
@@ -67,6 +67,7 @@ impl Vm {
     /// Starts a machine. From a state it runs when this returns, if it ran when the state was taken.
     pub(super) async fn start(
         host: &Host,
+        room: Room,
         shape: Shape,
         origin: Origin,
         memory: OwnedFd,
@@ -89,9 +90,8 @@ impl Vm {
                 (Start::Restore, vec![("migrate-incoming", json!({ "uri": uri }))])
             }
         };
-        let launch =
-            Launch { arguments: command::arguments(shape, start), descriptors, memory: shape.memory };
-        let mut running = host.start(launch).await?;
+        let launch = Launch { arguments: command::arguments(shape, start), descriptors };
+        let mut running = host.start(room, launch).await?;
         let patience = if start == Start::Restore { READ } else { ANSWER };
         let begun = tokio::time::timeout(patience, async {
             let mut control = Qmp::open(control, &first).await?;

@@ -27,7 +27,7 @@ const OWN: [&str; 15] = [
 ];
 
 /// Where the host's own programs are. Where there is no image, these are shown, and nothing else of the host but [`SETTINGS`].
-const PROGRAMS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+pub(crate) const PROGRAMS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 /// The files of the host's `/etc` without which its programs don't run. Nothing in them is private.
 const SETTINGS: [&str; 12] = [
@@ -136,7 +136,7 @@ fn entries(image: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// These things of a folder, read-only, at the same place in the root; what is not there is left out.
-fn shown(from: &Path, names: &[PathBuf]) -> Vec<Item> {
+pub(crate) fn shown(from: &Path, names: &[PathBuf]) -> Vec<Item> {
     let show = |name: &PathBuf| {
         let there = from.join(name);
         let to = Path::new("/").join(name);

@@ -90,8 +90,12 @@ async fn say(sandbox: &dyn Sandbox, text: &str) -> String {
 
 /// Processes of QEMU that were started by this process's jails.
 fn machines() -> BTreeSet<u32> {
-    let mut found = BTreeSet::new();
-    let parents: Vec<(u32, u32, String)> = std::fs::read_dir("/proc")
+    below(std::process::id(), "qemu-system")
+}
+
+/// Processes below another whose names begin so.
+fn below(top: u32, start: &str) -> BTreeSet<u32> {
+    let all: Vec<(u32, u32, String)> = std::fs::read_dir("/proc")
         .unwrap()
         .flatten()
         .filter_map(|entry| {
@@ -101,17 +105,15 @@ fn machines() -> BTreeSet<u32> {
             Some((pid, field("PPid:")?.parse().ok()?, field("Name:")?.to_owned()))
         })
         .collect();
-    let of = |pid: u32| parents.iter().find(|(other, ..)| *other == pid).map(|(_, parent, _)| *parent);
-    for (pid, _, name) in &parents {
-        let mut above = Some(*pid);
-        while let Some(one) = above.filter(|one| *one > 1) {
-            if one == std::process::id() && name.starts_with("qemu-system") {
-                found.insert(*pid);
-            }
+    let of = |pid: u32| all.iter().find(|(other, ..)| *other == pid).map(|(_, parent, _)| *parent);
+    let under = |pid: u32| {
+        let mut above = of(pid);
+        while let Some(one) = above.filter(|one| *one > 1 && *one != top) {
             above = of(one);
         }
-    }
-    found
+        above == Some(top)
+    };
+    all.iter().filter(|(pid, _, name)| name.starts_with(start) && under(*pid)).map(|(pid, ..)| *pid).collect()
 }
 
 #[tokio::test]
@@ -440,4 +442,132 @@ async fn a_machine_is_put_aside_and_goes_on_under_another_server() {
         assert!(!folder.exists());
     }
     assert!(machines().is_empty());
+}
+
+/// Tells the server below where its folder is.
+const ROOT: &str = "KARTA_TEST_MACHINES";
+
+/// The control groups of machines of this server.
+fn groups(server: u32) -> usize {
+    let trees = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+    trees
+        .filter_map(|tree| std::fs::read_dir(tree.path().join("karta")).ok())
+        .flatten()
+        .flatten()
+        .filter(|group| group.file_name().to_string_lossy().starts_with(&format!("vm-{server}-")))
+        .count()
+}
+
+#[tokio::test]
+#[ignore = "started by the test below, as the server that is killed"]
+async fn server() {
+    let Some(folder) = std::env::var_os(ROOT) else { return };
+    let folder = PathBuf::from(folder);
+    let driver = driver(Machines { root: folder.join("machines"), warm: 1, ..limits(&folder).await });
+    let mut held = Vec::new();
+    for number in [1, 2] {
+        let spec = Spec::new(crate::support::session(number), folder.join("release"), "one".to_owned());
+        let sandbox = driver.acquire(&spec).await.unwrap();
+        held.push(sandbox.spawn(&shell("sleep 1000")).await.unwrap());
+        held.push(sandbox.spawn(&shell("while :; do :; done")).await.unwrap());
+        std::mem::forget(sandbox);
+        println!("\nup");
+    }
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn nothing_is_left_of_a_killed_server_s_machines() {
+    use std::io::BufRead as _;
+    let world = World::new();
+    // The first one is killed with machines that run, the second while it makes one.
+    for lines in [2, 0] {
+        let mut server = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "machines::server", "--ignored", "--nocapture"])
+            .env(ROOT, world.folder.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Open to the end: the server writes to it.
+        let mut output = std::io::BufReader::new(server.stdout.take().unwrap()).lines();
+        let said = output.by_ref().map_while(Result::ok);
+        let up = said.filter(|line| line == "up").take(lines).count();
+        assert_eq!(up, lines);
+        if lines == 0 {
+            let some = async {
+                while below(server.id(), "").is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(60), some).await.unwrap();
+        }
+        let processes = below(server.id(), "");
+        assert!(!processes.is_empty());
+        server.kill().unwrap();
+        server.wait().unwrap();
+        let left = || processes.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists());
+        let none = async {
+            while left() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), none)
+            .await
+            .expect("machines end with their server");
+        let driver = driver(Machines {
+            root: world.folder.path().join("machines"),
+            ..limits(world.folder.path()).await
+        });
+        driver.reap(&|_| false).await.unwrap();
+        assert_eq!(groups(server.id()), 0);
+    }
+    // Of disks only those are left that machines begin from.
+    let disks: Vec<_> = std::fs::read_dir(world.folder.path().join("machines/disks"))
+        .unwrap()
+        .map(|one| one.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(
+        disks.iter().all(|name| name.starts_with("release-") || name.starts_with("session-")),
+        "{disks:?}"
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn many_machines_leave_nothing() {
+    let world = World::new();
+    let driver = driver(Machines { root: common(), ..limits(world.folder.path()).await });
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+    driver.acquire(&world.spec(0, "one")).await.unwrap().close().await.unwrap();
+    let (files, mounted) = (descriptors(), mounts());
+    for round in 0..20u128 {
+        let sandbox = driver.acquire(&world.spec(round, "one")).await.unwrap();
+        match round % 4 {
+            0 => sandbox.close().await.unwrap(),
+            1 => drop(sandbox),
+            2 => machines().into_iter().for_each(kill),
+            _ => {
+                let mut forever = sandbox.spawn(&shell("sleep 1000")).await.unwrap();
+                driver.erase(crate::support::session(round)).await.unwrap();
+                forever.control.wait().await;
+            }
+        }
+    }
+    gone().await;
+    let let_go = async {
+        while descriptors() > files || groups(std::process::id()) > 0 {
+            tokio::task::yield_now().await
+        }
+    };
+    let done = tokio::time::timeout(std::time::Duration::from_secs(20), let_go).await;
+    assert!(
+        done.is_ok(),
+        "{} descriptors were open, now {}; {} groups",
+        files,
+        descriptors(),
+        groups(std::process::id())
+    );
+    assert_eq!(mounts(), mounted);
 }
