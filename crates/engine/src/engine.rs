@@ -286,6 +286,11 @@ impl Builder {
         if plane != Plane::Control {
             engine.recover().await?;
         }
+        if engine.settings().egress.observe {
+            tracing::warn!(
+                "`[egress] observe` is on: sandboxes reach everything public, whatever rules say; for development only"
+            );
+        }
         engine.keep().await;
         Ok(engine)
     }

@@ -283,13 +283,13 @@ impl Running {
         self.jail.kill();
     }
 
-    /// Whether it has not ended.
-    pub(super) fn is_alive(&self) -> bool {
-        !self.jail.ended()
-    }
-
     /// The first process of its jail, as the host counts.
     pub(super) fn pid(&self) -> u32 {
         self.jail.pid()
+    }
+
+    /// Whether it has not ended.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.jail.ended()
     }
 }

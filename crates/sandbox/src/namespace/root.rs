@@ -48,6 +48,10 @@ const SETTINGS: [&str; 12] = [
 /// Devices that are nobody's.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
+/// What the kernel tells of itself, and takes orders by, in files that no session has a use for.
+const HIDDEN: [&str; 7] =
+    ["kcore", "keys", "key-users", "latency_stats", "sched_debug", "sysrq-trigger", "timer_list"];
+
 /// Whose things are inside: as the host counts, or as it is inside where the launcher is not privileged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Owners {
@@ -101,6 +105,14 @@ pub(crate) fn base(image: Option<&Path>, owners: Owners) -> Result<Vec<Item>, Er
         folder("/root", 0o700, owners.root),
         folder("/home", 0o755, owners.root),
     ]);
+    let hidden = HIDDEN.map(|name| Path::new("/proc").join(name));
+    items.extend(hidden.into_iter().filter(|to| to.exists()).map(|to| Item::Bind {
+        from: "/dev/null".into(),
+        to,
+        writable: false,
+        devices: true,
+        ids: None,
+    }));
     Ok(items)
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use karta_sandbox::limits::Machines;
 use karta_sandbox::{Driver, Error, Sandbox, Spec, namespace};
 
-use crate::support::{World, acquire, clock, line, rng, run, script, session};
+use crate::support::{World, acquire, clock, line, programs, rng, run, script, session};
 
 /// Long enough that only what hangs takes longer.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -24,7 +24,7 @@ pub(crate) fn machines(world: &World) -> Machines {
 }
 
 pub(crate) fn namespace(world: &World) -> namespace::Driver {
-    namespace::Driver::new(machines(world), world.programs(), clock(), rng()).unwrap()
+    namespace::Driver::new(machines(world), programs(), clock(), rng()).unwrap()
 }
 
 async fn said(sandbox: &dyn Sandbox, text: &str) -> String {
@@ -152,7 +152,7 @@ async fn version(id: &str, package: &str) -> String {
     let (harness, program) = harness(id, package);
     let world = World::new();
     let limits = Machines::new(world.folder.path().join("machines"));
-    let driver = namespace::Driver::new(limits, world.programs(), clock(), rng()).unwrap();
+    let driver = namespace::Driver::new(limits, programs(), clock(), rng()).unwrap();
     let spec = Spec { harness: Some(harness), ..world.spec(1, "a") };
     let sandbox = acquire(&driver, &spec).await;
     said(&*sandbox, &format!("HOME=/home/agent {program} --version")).await
@@ -181,7 +181,7 @@ async fn an_image_can_be_the_root() {
     let world = World::new();
     let image = std::env::var_os("KARTA_TEST_IMAGE").expect("`./test` says where the image is");
     let limits = Machines { image: Some(image.into()), ..machines(&world) };
-    let driver = namespace::Driver::new(limits, world.programs(), clock(), rng()).unwrap();
+    let driver = namespace::Driver::new(limits, programs(), clock(), rng()).unwrap();
     driver.check().await.unwrap();
     assert!(!driver.notes().await.join("").contains("programs of this host"));
     let sandbox = acquire(&driver, &world.spec(1, "a")).await;

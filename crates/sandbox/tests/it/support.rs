@@ -63,21 +63,20 @@ impl World {
         self.root().join(session(number).to_string())
     }
 
-    /// Programs by name.
-    pub(crate) fn programs(&self) -> HashMap<String, (PathBuf, Vec<String>)> {
-        let sh = |script: &str| {
-            (PathBuf::from("/bin/sh"), vec!["-c".to_owned(), script.to_owned(), "sh".to_owned()])
-        };
-        HashMap::from([
-            ("copy".to_owned(), sh("exec cat")),
-            ("seven".to_owned(), sh("exit 7")),
-            ("forever".to_owned(), sh("exec sleep 1000")),
-        ])
-    }
-
     pub(crate) fn process(&self) -> process::Driver {
-        process::Driver::new(self.root(), self.programs(), clock(), rng()).unwrap()
+        process::Driver::new(self.root(), programs(), clock(), rng()).unwrap()
     }
+}
+
+/// Programs by name.
+pub(crate) fn programs() -> HashMap<String, (PathBuf, Vec<String>)> {
+    let sh =
+        |script: &str| (PathBuf::from("/bin/sh"), vec!["-c".to_owned(), script.to_owned(), "sh".to_owned()]);
+    HashMap::from([
+        ("copy".to_owned(), sh("exec cat")),
+        ("seven".to_owned(), sh("exit 7")),
+        ("forever".to_owned(), sh("exec sleep 1000")),
+    ])
 }
 
 /// The same programs as functions.

@@ -289,3 +289,93 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rest<S> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// Reads a request with its body, sent in these pieces; what is left after it.
+    fn read(pieces: Vec<Vec<u8>>) -> Result<(Vec<u8>, Vec<u8>), ()> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let (mut inside, out) = tokio::io::duplex(7);
+            let send = async {
+                for piece in pieces {
+                    if inside.write_all(&piece).await.is_err() {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                drop(inside);
+            };
+            // When it is refused, the connection closes.
+            let take = async move {
+                let (mut reader, _writer) = split(out);
+                let head = reader.head(true).await.map_err(drop)?;
+                let (mut left, mut body) = (Left::of(head.length), Vec::new());
+                while let Some(piece) = reader.piece(&mut left).await.map_err(drop)? {
+                    body.extend_from_slice(&piece);
+                }
+                assert!(left.ended);
+                let mut rest = reader.read.to_vec();
+                while reader.more().await.map_err(drop)? > 0 {
+                    rest = reader.read.to_vec();
+                }
+                Ok((body, rest))
+            };
+            let (taken, ()) = tokio::join!(take, send);
+            taken
+        })
+    }
+
+    fn cut(bytes: &[u8], mut cuts: Vec<usize>) -> Vec<Vec<u8>> {
+        for cut in &mut cuts {
+            *cut %= bytes.len() + 1;
+        }
+        cuts.sort_unstable();
+        let mut from = 0;
+        let mut pieces = Vec::new();
+        for cut in cuts.into_iter().chain([bytes.len()]) {
+            pieces.push(bytes[from..cut].to_vec());
+            from = cut;
+        }
+        pieces
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_body_is_the_same_however_it_comes(
+            chunks in proptest::collection::vec("[a-z\r\n]{1,9}", 0..5),
+            cuts in proptest::collection::vec(any::<usize>(), 0..8),
+        ) {
+            let whole: String = chunks.concat();
+            let mut chunked = String::from("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+            for chunk in &chunks {
+                chunked.extend([&format!("{:x};e=1\r\n", chunk.len()), chunk, "\r\n"]);
+            }
+            chunked += "0\r\nT: 1\r\n\r\nNEXT";
+            let plain = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{whole}NEXT", whole.len());
+            for text in [chunked, plain] {
+                let (body, rest) = read(cut(text.as_bytes(), cuts.clone())).unwrap();
+                prop_assert_eq!(&body, whole.as_bytes());
+                prop_assert_eq!(rest, b"NEXT");
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic_or_wait(
+            head in "(POST|GET) / HTTP/1.1\r\nHost: a\r\n(Content-Length: [0-9]{1,3}\r\n|Transfer-Encoding: chunked\r\n)?\r\n",
+            body in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'0'), Just(b'3'), Just(b'f'), any::<u8>()], 0..80),
+            cuts in proptest::collection::vec(any::<usize>(), 0..4),
+        ) {
+            let bytes = [head.as_bytes(), &body].concat();
+            let _ = read(cut(&bytes, cuts));
+        }
+    }
+}
