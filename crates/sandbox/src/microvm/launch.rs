@@ -28,8 +28,8 @@ const QEMU: Need = Need {
 };
 /// What a VMM needs beside the memory of its guest: its own, and translated code under software emulation.
 const OVERHEAD: u64 = 768 << 20;
-/// Threads of a VMM.
-const THREADS: u32 = 64;
+/// Threads of a VMM: up to 64 read and write disks, beside those that it always has. It ends if it can't start one.
+const THREADS: u32 = 160;
 /// The id that a VMM runs as, inside its jail.
 const USER: u32 = 1000;
 /// How much is kept of what a VMM prints.

@@ -166,7 +166,7 @@ async fn the_real_claude_code_starts_in_a_machine() {
         Command { program: inside.display().to_string(), args: vec!["--version".to_owned()], ..shell("") };
     let (exit, said) = run(&*sandbox, &command).await;
     println!("{said}");
-    assert_eq!(exit.status, Some(0), "{said}");
+    assert_eq!(exit, Exit { status: Some(0), signal: None }, "{said}");
     let version = folder.file_name().unwrap().to_str().unwrap();
     assert!(said.contains(version), "{said}");
     sandbox.close().await.unwrap();
