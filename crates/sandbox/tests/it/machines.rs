@@ -207,10 +207,10 @@ async fn machines_wait_and_are_given_and_made_again() {
     let first = driver.acquire(&world.spec(1, "one")).await.unwrap();
     let full = async {
         while driver.waiting() < 2 {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), full).await.unwrap();
+    tokio::time::timeout(std::time::Duration::from_mins(1), full).await.unwrap();
     assert_eq!(machines().len(), 3);
     // Its release is one that no machine was made for.
     world.write("late.txt", "after the machine was made\n");
@@ -219,10 +219,10 @@ async fn machines_wait_and_are_given_and_made_again() {
     // One that dies while it waits is not given to anybody.
     let full = async {
         while driver.waiting() < 2 {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), full).await.unwrap();
+    tokio::time::timeout(std::time::Duration::from_mins(1), full).await.unwrap();
     for pid in machines() {
         kill(pid);
     }
@@ -236,7 +236,7 @@ async fn machines_wait_and_are_given_and_made_again() {
 async fn gone() {
     let none = async {
         while !machines().is_empty() {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(20), none)
@@ -500,7 +500,7 @@ async fn nothing_is_left_of_a_killed_server_s_machines() {
                     tokio::task::yield_now().await;
                 }
             };
-            tokio::time::timeout(std::time::Duration::from_secs(60), some).await.unwrap();
+            tokio::time::timeout(std::time::Duration::from_mins(1), some).await.unwrap();
         }
         let processes = below(server.id(), "");
         assert!(!processes.is_empty());
@@ -558,7 +558,7 @@ async fn many_machines_leave_nothing() {
     gone().await;
     let let_go = async {
         while descriptors() > files || groups(std::process::id()) > 0 {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     let done = tokio::time::timeout(std::time::Duration::from_secs(20), let_go).await;
