@@ -276,31 +276,6 @@ impl Group {
         }
     }
 
-    /// Stops every process of the group, and comes back when all have stopped.
-    pub(crate) fn freeze(&self) -> Result<(), Error> {
-        let folder = self.freezer.as_ref().ok_or_else(|| {
-            Error::Unavailable(
-                "the control group `freezer` is not mounted here, so nothing can be paused".to_owned(),
-            )
-        })?;
-        let (file, text, watched, sign) = match self.tree {
-            Tree::First { .. } => ("freezer.state", "FROZEN", "freezer.state", "FROZEN"),
-            Tree::Second { .. } => ("cgroup.freeze", "1", "cgroup.events", "frozen 1"),
-        };
-        let path = folder.join(file);
-        fs::write(&path, text).map_err(at("pausing by", &path))?;
-        let watched = folder.join(watched);
-        for _ in 0..WAITS {
-            let state = fs::read_to_string(&watched).map_err(at("reading", &watched))?;
-            if state.lines().any(|line| line == sign) {
-                return Ok(());
-            }
-            std::thread::sleep(WAIT);
-        }
-        self.thaw()?;
-        Err(Error::File { doing: "pausing by", path, source: io::ErrorKind::TimedOut.into() })
-    }
-
     /// Lets every process of the group go on.
     pub(crate) fn thaw(&self) -> Result<(), Error> {
         let Some(folder) = &self.freezer else { return Ok(()) };
@@ -397,7 +372,6 @@ mod tests {
         );
         let group = tree.group("x").unwrap();
         assert_eq!(group.folders(), [at("cpu,cpuacct/karta/x"), at("memory/karta/x"), at("pids/karta/x")]);
-        assert!(group.freeze().unwrap_err().to_string().contains("`freezer` is not mounted"));
     }
 
     #[test]
@@ -467,13 +441,9 @@ mod tests {
         let group = tree.create("one", QUOTA).unwrap();
         let folder = fake.folder.path().join("karta.service/karta/one");
         fs::write(folder.join("cgroup.events"), "populated 1\nfrozen 1\n").unwrap();
-        group.freeze().unwrap();
-        assert_eq!(fs::read_to_string(folder.join("cgroup.freeze")).unwrap(), "1");
         group.thaw().unwrap();
         assert_eq!(fs::read_to_string(folder.join("cgroup.freeze")).unwrap(), "0");
         fs::write(folder.join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
-        assert!(group.freeze().is_err(), "what doesn't stand still in time is told");
-        assert_eq!(fs::read_to_string(folder.join("cgroup.freeze")).unwrap(), "0", "and goes on");
         fs::write(folder.join("cgroup.procs"), "0\nx\n").unwrap();
         assert!(group.processes().is_empty());
     }

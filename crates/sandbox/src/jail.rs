@@ -82,7 +82,6 @@ pub(crate) struct Jail {
     lifeline: Mutex<Option<UnixStream>>,
     pid: u32,
     landlock: u32,
-    group: Option<Group>,
     end: watch::Receiver<Option<Exit>>,
 }
 
@@ -129,9 +128,8 @@ impl Launcher {
             }
         };
         let (tell, end) = watch::channel(None);
-        let group = given.group.clone();
         watch_end(child, given, tell);
-        let mut jail = Jail { lifeline: Mutex::default(), pid: 0, landlock: 0, group, end };
+        let mut jail = Jail { lifeline: Mutex::default(), pid: 0, landlock: 0, end };
         let mut lifeline = stream;
         let news = tokio::time::timeout(PATIENCE, hear(&mut lifeline)).await;
         let failed = match news {
@@ -192,11 +190,6 @@ impl Jail {
     #[cfg(test)]
     pub(crate) fn landlock(&self) -> u32 {
         self.landlock
-    }
-
-    /// Its control group.
-    pub(crate) fn group(&self) -> Option<&Group> {
-        self.group.as_ref()
     }
 
     /// Ends everything in it.

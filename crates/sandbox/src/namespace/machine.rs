@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 
 use super::root::{Owners, base};
 use super::{Shared, disk, folder};
-use crate::cgroup::{Group, Quota};
+use crate::cgroup::Quota;
 use crate::guest::{GuestSandbox, Link, Machine, Setup};
 use crate::image::{self, Images};
 use crate::jail::{Given, Jail, Output};
@@ -72,42 +72,34 @@ impl Running {
         self.jail.kill();
         self.jail.wait().await;
     }
-
-    async fn with_group(
-        &self,
-        work: impl FnOnce(&Group) -> Result<(), Error> + Send + 'static,
-    ) -> Result<(), Error> {
-        let Some(group) = self.jail.group().cloned() else {
-            return Err(Error::Unavailable("without a control group nothing can be paused".to_owned()));
-        };
-        super::blocking("pausing", move || work(&group)).await
-    }
 }
 
 /// What the sandbox's handles have of it: it ends with the last.
-struct Handle(Arc<Running>);
+struct Handle {
+    running: Arc<Running>,
+    link: Link,
+}
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.0.jail.kill();
+        self.running.jail.kill();
     }
 }
 
 #[async_trait]
 impl Machine for Handle {
+    /// By signals, not by the kernel's freezer: what that holds can't even be killed on hosts with control groups of the first
+    /// version, and would outlive a server that is killed.
     async fn pause(&self) -> Result<(), Error> {
-        self.0.with_group(Group::freeze).await
+        self.link.request(&Request::Freeze, PATIENCE).await.map(drop)
     }
 
     async fn wake(&self) -> Result<(), Error> {
-        if self.0.jail.group().is_none() {
-            return Ok(());
-        }
-        self.0.with_group(Group::thaw).await
+        self.link.request(&Request::Thaw, PATIENCE).await.map(drop)
     }
 
     async fn close(&self) -> Result<(), Error> {
-        self.0.close().await;
+        self.running.close().await;
         Ok(())
     }
 }
@@ -151,8 +143,8 @@ impl Shared {
         let sandbox = GuestSandbox::new(Setup {
             id,
             place,
+            machine: Box::new(Handle { running: Arc::clone(&running), link: link.clone() }),
             link,
-            machine: Box::new(Handle(Arc::clone(&running))),
             kept: Vec::new(),
             fresh: true,
             services: std::net::Ipv4Addr::LOCALHOST,
