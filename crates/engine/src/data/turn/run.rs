@@ -540,7 +540,7 @@ impl Runner {
         match self.take_up().await {
             Ok(true) => return Ok(()),
             Ok(false) => {
-                tracing::warn!(session = %self.row.id, "a parked turn does not fit what is on record")
+                tracing::warn!(session = %self.row.id, "a parked turn does not fit what is on record");
             }
             Err(error) => {
                 tracing::error!(session = %self.row.id, error = error.chain(), "a parked turn can't be taken up");
