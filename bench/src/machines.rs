@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use karta_sandbox::image::Images;
 use karta_sandbox::limits::Machines;

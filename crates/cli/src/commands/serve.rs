@@ -23,7 +23,8 @@ pub(super) async fn run(
         Some(_) => Plane::All,
     };
     // `process` keeps nothing apart: it is never what somebody gets without having asked for it.
-    let isolation = args.isolation.or_else(|| settings.isolation.take()).unwrap_or_else(|| "microvm".to_owned());
+    let isolation =
+        args.isolation.or_else(|| settings.isolation.take()).unwrap_or_else(|| "microvm".to_owned());
     if settings.plane != Plane::Control {
         settings.isolation = Some(isolation);
     }
