@@ -42,10 +42,13 @@ pub(super) async fn run(
         let (listen, tokens) = (shown.authority.listen, shown.service_tokens());
         printer.note(&format!("  data planes ask at {listen}, with a token of {}", tokens.display()));
     }
-    if shown.driver() == "process" && shown.plane != Plane::Control {
-        printer.note(&format!(
-            "  {YELLOW}isolation: process{YELLOW:#}: agents run as this user, with its rights; serve only folders and people you trust"
-        ));
+    if shown.plane != Plane::Control {
+        printer.note(&match shown.driver() {
+            "process" => format!(
+                "  {YELLOW}isolation: process{YELLOW:#}: agents run as this user, with its rights; serve only folders and people you trust"
+            ),
+            isolation => format!("  isolation: {isolation}"),
+        });
         for note in running.engine.sandbox_notes().await {
             printer.note(&format!("  {DIM}{note}{DIM:#}"));
         }
