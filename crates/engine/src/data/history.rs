@@ -29,7 +29,7 @@ impl Engine {
             if asked.is_ok()
                 && let Ok(Some(machine)) = answer.await
             {
-                return Ok(machine.0.find(pattern, LIMIT).await?);
+                return Ok(machine.sandbox.find(pattern, LIMIT).await?);
             }
         }
         Ok(self.checkpoints().find(org, session, pattern, LIMIT).await?)

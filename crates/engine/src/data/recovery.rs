@@ -36,7 +36,6 @@ impl Engine {
         let kept: Vec<_> = waiting.iter().map(|(_, session)| *session).collect();
         let reaped = tokio::task::spawn_blocking(move || parked.reap(&|session| kept.contains(&session)));
         reaped.await.map_err(|error| Error::internal("removing parked turns that nobody has", error))?;
-        self.take_up(waiting);
         self.end_lost_builds().await?;
         if count > 0 {
             tracing::warn!(turns = count, "ended turns that the last process could not");
@@ -48,6 +47,8 @@ impl Engine {
                 tracing::warn!(driver = driver.id(), reaped, "ended what the last process left behind");
             }
         }
+        // Last: one that has expired is woken at once, and what is woken must not be taken for what was left behind.
+        self.take_up(waiting);
         Ok(())
     }
 
@@ -82,7 +83,9 @@ impl Engine {
         );
         let mut bodies = Vec::new();
         let mut resolved = Vec::new();
-        for open in self.store().inputs_pending(row.org, Some(turn.session_id), None, 64).await? {
+        let asked = self.store().inputs_pending(row.org, Some(turn.session_id), None, 1000).await?;
+        // Of this turn only: one of the session that is parked waits on.
+        for open in asked.into_iter().filter(|open| open.turn == turn.id) {
             let by = Answerer { kind: "karta".to_owned(), id: "restart".to_owned() };
             resolved.push((open.input.request_id, Decision::Deny, by.clone()));
             let request_id = open.input.request_id;

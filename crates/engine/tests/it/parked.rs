@@ -12,7 +12,7 @@ use karta_engine::data::turn::{OnBusy, SendMessage};
 use karta_engine::sandbox::fake::{Driver, Freezer};
 use karta_engine::{Builder, Engine, Principal, Settings};
 use karta_types::message::{Answer, Content, Decision};
-use karta_types::session::TurnState;
+use karta_types::session::{SessionStatus, TurnState};
 use karta_types::{Body, RequestId, Seq, SessionId};
 use serde_json::json;
 
@@ -149,7 +149,7 @@ async fn a_parked_turn_outlives_the_server() {
     let engine = rig.start(0).await;
     assert_eq!(rig.parked(), 1, "it waits on");
     let waits = engine.session(rig.who(), session).await.unwrap();
-    assert_eq!(waits.status, karta_types::session::SessionStatus::Waiting);
+    assert_eq!(waits.status, SessionStatus::Waiting);
     rig.answer(&engine, session, request).await;
     rig.done(&engine, session).await;
     engine.shutdown().await;
@@ -204,6 +204,76 @@ async fn what_can_not_be_woken_ends_in_one_done() {
     let bodies = rig.bodies(&engine, session, |body| matches!(body, Body::Done { .. })).await;
     assert!(matches!(bodies.last(), Some(Body::Done { status: TurnState::Failed, .. })), "{bodies:?}");
     assert_eq!(rig.parked(), 0);
+    engine.shutdown().await;
+}
+
+/// What a crash at this moment would leave.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (entry, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
+        if entry.is_dir() {
+            copy(&entry, &to);
+        } else if entry.is_file() {
+            std::fs::copy(&entry, &to).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_turn_waits_on_though_what_was_queued_behind_it_is_lost_in_a_crash() {
+    let mut rig = Rig::new();
+    let engine = rig.start(0).await;
+    let (session, _) = rig.asked(&engine).await;
+    rig.until_parked().await;
+    let message = SendMessage {
+        turn: None,
+        content: vec![Content::Text { text: "next".to_owned() }],
+        agent: None,
+        participant: None,
+        thinking: false,
+        on_busy: OnBusy::Queue,
+    };
+    let queued = engine.send(rig.who(), session, message).await.unwrap();
+    assert!(queued.queued);
+    let mut crashed = Rig::new();
+    copy(&rig.folder.path().join("data"), &crashed.folder.path().join("data"));
+    engine.shutdown().await;
+
+    let engine = crashed.start(0).await;
+    let ended = engine.turn(crashed.who(), session, queued.turn).await.unwrap();
+    assert_eq!(ended.state, TurnState::Failed);
+    assert_eq!(crashed.parked(), 1, "it waits on");
+    let waits = async {
+        while engine.session(crashed.who(), session).await.unwrap().status != SessionStatus::Waiting {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waits).await.expect("it waits");
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_joins_a_parked_turn_is_brought_to_it() {
+    let mut rig = Rig::new();
+    let engine = rig.start(0).await;
+    let (session, request) = rig.asked(&engine).await;
+    rig.until_parked().await;
+    let file = Content::File { name: "a.txt".to_owned(), media_type: None, data: "YQ==".to_owned() };
+    let message = SendMessage {
+        turn: None,
+        content: vec![file],
+        agent: None,
+        participant: None,
+        thinking: false,
+        on_busy: OnBusy::Steer,
+    };
+    engine.send(rig.who(), session, message).await.unwrap();
+    rig.answer(&engine, session, request).await;
+    let bodies = rig.bodies(&engine, session, |body| matches!(body, Body::Done { .. })).await;
+    let Some(Body::Done { status, text, .. }) = bodies.last() else { panic!("{bodies:?}") };
+    assert_eq!(*status, TurnState::Completed);
+    assert!(text.contains("attached a file: uploads/a.txt"), "{text}");
     engine.shutdown().await;
 }
 

@@ -3,8 +3,10 @@
 mod export;
 mod state;
 
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use karta_guest::proto::message::{Base, Failure, Request};
 use karta_guest::proto::record::{Decoder, Item, Kind};
@@ -27,6 +29,8 @@ const FOUND: usize = 256;
 /// Most bytes of all of them.
 const FOUND_BYTES: u64 = 512 << 20;
 
+/// How long writing a file, or searching, may take: the session can stop what does it, as it does so with the session's rights.
+const WORK: Duration = Duration::from_mins(2);
 /// How much is read at once.
 const BUFFER: usize = 64 << 10;
 
@@ -99,6 +103,15 @@ impl Failed<'_> {
     }
 }
 
+/// Does work that somebody waits for, who has no other limit.
+async fn in_time<T>(failed: &Failed<'_>, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(WORK, work).await.unwrap_or_else(|_| {
+        let text = "it took too long: a program of the session may have stopped it";
+        let source = io::Error::new(io::ErrorKind::TimedOut, text);
+        Err(Error::File { doing: failed.0, path: failed.1.to_owned(), source })
+    })
+}
+
 /// Writes a file.
 pub(super) async fn put(
     link: &Link,
@@ -110,11 +123,14 @@ pub(super) async fn put(
     let failed = Failed("writing", path);
     let request =
         Request::Put { base, path: relative.as_os_str().as_bytes().to_vec(), size: content.len() as u64 };
-    let mut items = Items::ask(link, &request, &failed).await?;
-    // If the guest takes no more, it says why.
-    let _ = items.stream.write_all(content).await;
-    let _ = items.stream.shutdown().await;
-    items.end(&failed).await
+    let work = async {
+        let mut items = Items::ask(link, &request, &failed).await?;
+        // If the guest takes no more, it says why.
+        let _ = items.stream.write_all(content).await;
+        let _ = items.stream.shutdown().await;
+        items.end(&failed).await
+    };
+    in_time(&failed, work).await
 }
 
 /// The files of the home that match.
@@ -124,10 +140,20 @@ pub(super) async fn find(
     pattern: &str,
     limit: u64,
 ) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
-    let wanted = crate::paths::pattern(pattern)?;
     let failed = Failed("searching", home);
+    in_time(&failed, search(link, home, pattern, limit, &failed)).await
+}
+
+async fn search(
+    link: &Link,
+    home: &Path,
+    pattern: &str,
+    limit: u64,
+    failed: &Failed<'_>,
+) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
+    let wanted = crate::paths::pattern(pattern)?;
     let request = Request::Find { pattern: pattern.as_bytes().to_vec(), limit };
-    let mut items = Items::ask(link, &request, &failed).await?;
+    let mut items = Items::ask(link, &request, failed).await?;
     let mut found: Vec<(PathBuf, Vec<u8>)> = Vec::new();
     let (mut left, mut total) = (0, 0u64);
     loop {

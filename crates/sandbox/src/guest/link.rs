@@ -168,21 +168,28 @@ impl Link {
         Ok(started.map(|_| program))
     }
 
-    /// Lets the guest fall silent, so that its machine can be saved: everything that it has said was received when this answers. Fails
-    /// where something of the host's is still on its way.
+    /// Lets the guest fall silent, so that its machine can be saved: everything that it has said was received when this answers, and
+    /// nothing more is sent to it. Fails where something of the host's is still on its way; then all goes on as before.
     pub(super) async fn park(&self, patience: Duration) -> Result<(), Error> {
-        let busy = {
-            let state = self.0.shared.lock();
-            state.entries.values().any(|entry| {
-                entry.opening.is_some() || entry.answer.is_some() || !entry.sending.is_empty() || entry.dirty
-            })
+        let (_, answer) = self.open(&Request::Park, true, None)?;
+        let parked = match self.answer(&Request::Park, answer, patience).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(failure)) => Error::Unavailable(format!("falling silent failed: {}", failure.text)),
+            Err(error) => error,
         };
-        if busy {
-            return Err(Error::Unavailable(
-                "something is on its way into the sandbox: try again later".to_owned(),
-            ));
+        self.unpark(patience).await;
+        Err(parked)
+    }
+
+    /// The machine was not saved: all goes on. A guest that can't go on is lost, and so is the link.
+    pub(super) async fn unpark(&self, patience: Duration) {
+        match self.request(&Request::Unpark, patience).await {
+            Ok(_) => {
+                self.0.shared.lock().silent = false;
+                self.0.shared.work.notify_one();
+            }
+            Err(error) => self.close(&format!("the sandbox could not be saved, nor go on: {error}")),
         }
-        self.request(&Request::Park, patience).await.map(|_| ())
     }
 
     /// A guest whose machine was saved goes on: its programs, in the order of their start. `generation` must be higher than any before.
@@ -252,6 +259,17 @@ impl Link {
             drop(state);
             return Err(self.gone());
         }
+        if state.silent && *request != Request::Unpark {
+            return Err(Error::Unavailable(format!(
+                "{} must wait: the sandbox is being saved",
+                name(request)
+            )));
+        }
+        if *request == Request::Park && state.busy() {
+            return Err(Error::Unavailable(
+                "something is on its way into the sandbox: try again later".to_owned(),
+            ));
+        }
         let opening = request.encode();
         if opening.len() > frame::OPEN {
             return Err(Error::Unavailable(format!(
@@ -274,6 +292,8 @@ impl Link {
         }
         state.host_last = if spawn { id + 2 } else { id };
         let (answer, answered) = oneshot::channel();
+        // From this request on nothing is sent: the rest of a frame that the saving cuts in two would be lost, and all after it garbled.
+        state.silent |= *request == Request::Park;
         state.adopts |= matches!(request, Request::Adopt(_));
         let entry = Entry { opening: Some(opening), answer: Some(answer), unary, exit, ..Entry::new() };
         state.entries.insert(id, entry);

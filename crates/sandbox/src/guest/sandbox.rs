@@ -163,7 +163,7 @@ impl crate::Sandbox for GuestSandbox {
         link.park(PATIENCE).await?;
         if let Err(error) = self.inner.machine.save(into).await {
             // If the machine has ended by it, so does the link; what it says then is no better than this.
-            let _ = link.request(&Request::Unpark, PATIENCE).await;
+            link.unpark(PATIENCE).await;
             return Err(error);
         }
         link.close("the sandbox was saved");

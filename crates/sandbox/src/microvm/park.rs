@@ -78,7 +78,10 @@ async fn write(control: &mut Qmp, what: &What, into: &Path) -> Result<(), Error>
         }
         let record = into.join(MACHINE);
         std::fs::write(&record, serde_json::to_vec(&machine).unwrap_or_default())
-            .map_err(at("writing", &record))
+            .and_then(|()| File::open(&record)?.sync_all())
+            .map_err(at("writing", &record))?;
+        // The names too: what is found after the power went is whole.
+        File::open(&into).and_then(|folder| folder.sync_all()).map_err(at("writing", &into))
     })
     .await
 }

@@ -232,6 +232,11 @@ impl Machine {
         self.turn.iter().flat_map(|turn| turn.open.keys().copied())
     }
 
+    /// The permission mode that holds.
+    pub(super) const fn mode(&self) -> PermissionMode {
+        self.mode
+    }
+
     /// Whether a turn runs.
     pub const fn busy(&self) -> bool {
         self.turn.is_some()

@@ -11,7 +11,7 @@ use karta_types::{ErrorCode, ModelCallId, Secret, Timestamp};
 
 use super::machine::{Effect, Machine, Stimulus};
 use super::parked::{self, Record, Unfinished};
-use super::process::{Asleep, Awake, Begun, Running, State};
+use super::process::{Asleep, Awake, Begun, Heard, Running, State};
 use super::run::{Current, Fatal, NewTurn, Runner};
 use crate::data::transport;
 use crate::{Engine, Error, Result};
@@ -22,9 +22,12 @@ const AGAIN: Duration = Duration::from_mins(10);
 impl Runner {
     /// When a process that has no turn is to be paused, if it can be.
     pub(super) fn pause_at(&self) -> Option<Timestamp> {
-        let rests = self.current.is_none() && self.running.as_ref().is_some_and(Running::pauses);
+        // Not while it starts, or is asked for the conversation: it would never answer. Nor before what it wrote late is kept.
+        let asked = !self.history.is_empty() || self.rest_at().is_some();
+        let pauses = |running: &Running| running.pauses() && !running.starting();
+        let rests = self.current.is_none() && !asked && self.running.as_ref().is_some_and(pauses);
         let after = Duration::from_secs(self.engine.settings().limits.pause_seconds);
-        rests.then(|| self.idle_since.plus(after))
+        rests.then(|| self.undisturbed(self.idle_since.plus(after)))
     }
 
     /// When the turn that waits for a person is to be put to sleep, if it can be.
@@ -34,7 +37,7 @@ impl Runner {
         running.machine.tape().filter(|_| parks)?;
         let rest = Duration::from_secs(self.engine.settings().limits.park_seconds);
         let since = running.machine.still_since()?;
-        Some(since.plus(rest).max(self.not_parked_before))
+        Some(self.undisturbed(since.plus(rest).max(self.not_parked_before)))
     }
 
     /// Puts the turn that waits for a person to sleep. When that fails it goes on as it was, if it can.
@@ -51,6 +54,14 @@ impl Runner {
             }
         };
         self.keep_before_parking().await;
+        // Keeping may have taken its time. What was said meanwhile is heard by a harness that runs: it may be the turn's end.
+        while let Some(said) = self.running.as_mut().and_then(Running::try_hear) {
+            Box::pin(self.heard(Heard::Output(said))).await?;
+            if self.park_at().is_none() {
+                self.not_parked_before = self.row.created_at;
+                return Ok(());
+            }
+        }
         if let Err(error) = sandbox.park(&unfinished.machine()).await {
             // If the sandbox ended by it, that is heard of as the end of the harness.
             tracing::error!(%session, error = crate::error::chain(&error), "a turn that waits can't be parked");
@@ -102,8 +113,12 @@ impl Runner {
             return self.lost(&error).await;
         }
         tracing::debug!(session = %self.row.id, "parked a turn that waits");
-        let wanted = matches!(&self.running, Some(Running { state: State::Asleep(asleep), .. }) if !asleep.pending.is_empty());
-        if wanted { self.awaken().await } else { Ok(()) }
+        if self.has_pending() { self.awaken().await } else { Ok(()) }
+    }
+
+    /// Whether something waits to be written to what sleeps.
+    pub(super) fn has_pending(&self) -> bool {
+        matches!(&self.running, Some(Running { state: State::Asleep(asleep), .. }) if !asleep.pending.is_empty())
     }
 
     /// What is to be known to go on after a start of the server.
@@ -211,7 +226,7 @@ impl Runner {
             token: Secret::new(record.model_token),
         };
         let codec = self.launch(&release, &begun, "", Vec::new())?.codec;
-        let machine: Machine = record.tape.play(codec, self.limits(&release), self.new_request());
+        let mut machine: Machine = record.tape.play(codec, self.limits(&release), self.new_request());
         let asked = self.engine.store().inputs_pending(self.row.org, Some(session), None, 1000).await?;
         let open: Vec<_> = machine.open().collect();
         let same = asked.len() == open.len() && asked.iter().all(|row| open.contains(&row.input.request_id));
@@ -240,7 +255,17 @@ impl Runner {
             first_text: record.first_text,
             head: record.head,
         });
-        let pending = record.pending.iter().map(|text| parked::bytes(text).into()).collect();
+        let mut pending: Vec<bytes::Bytes> =
+            record.pending.iter().map(|text| parked::bytes(text).into()).collect();
+        if machine.mode() != self.row.permission_mode {
+            // Changed when the last server had no time left to say so: nothing may be approved by what held before.
+            let (now, mut effects) = (self.engine.clock().now(), Vec::new());
+            machine.step(now, Stimulus::Mode(self.row.permission_mode), &mut effects);
+            pending.extend(effects.into_iter().filter_map(|effect| match effect {
+                Effect::Write(bytes) => Some(bytes),
+                _ => None,
+            }));
+        }
         self.running = Some(Running::asleep(
             machine,
             release.harness.capabilities(),

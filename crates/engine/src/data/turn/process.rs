@@ -10,16 +10,18 @@ use karta_harness::launch::{FolderPolicy, Gateway as GatewayAddress};
 use karta_harness::{Capabilities, Codec, HistorySource, Input, Launch, Native, Transport};
 use karta_sandbox::uplink::Service;
 use karta_sandbox::{Command, Place, Sandbox, Spec};
+use karta_types::egress::Decision;
 use karta_types::message::Content;
 use karta_types::session::PermissionMode;
 use karta_types::{Body, ErrorCode, RequestId, Secret};
 use serde_json::json;
 
 use crate::data::channels::{Pass, SessionChannel};
+use crate::data::egress::told;
 use crate::data::releases::Loaded;
 use crate::data::transport::{self, Io, IoEvent};
 use crate::data::turn::machine::{Effect, Limits, Machine};
-use crate::data::turn::run::{NewTurn, Runner};
+use crate::data::turn::run::{Fatal, NewTurn, Runner};
 use crate::data::turn::tape::Tape;
 use crate::gateway;
 use crate::{Error, Result};
@@ -116,6 +118,17 @@ pub(super) async fn hear(running: Option<&mut Running>) -> Heard {
     }
 }
 
+impl Awake {
+    async fn go_on(&mut self) {
+        if std::mem::replace(&mut self.paused, false)
+            && let Err(error) = self.sandbox.wake().await
+        {
+            tracing::error!(error = crate::error::chain(&error), "a sandbox can't go on");
+            self.io.kill();
+        }
+    }
+}
+
 impl Running {
     /// One that sleeps.
     pub(super) fn asleep(
@@ -157,15 +170,17 @@ impl Running {
         match &mut self.state {
             // A process that takes no more input is gone, or about to be: its end is heard of.
             State::Awake(awake) => {
-                if std::mem::replace(&mut awake.paused, false)
-                    && let Err(error) = awake.sandbox.wake().await
-                {
-                    tracing::error!(error = crate::error::chain(&error), "a sandbox can't go on");
-                    awake.io.kill();
-                }
+                awake.go_on().await;
                 let _ = awake.io.send(bytes).await;
             }
             State::Asleep(asleep) => asleep.pending.push(bytes),
+        }
+    }
+
+    /// Lets it go on if it was stopped for now: what stands still takes no files either.
+    async fn go_on(&mut self) {
+        if let Some(awake) = self.awake_mut() {
+            awake.go_on().await;
         }
     }
 
@@ -319,6 +334,8 @@ impl Runner {
         sandbox: &dyn Sandbox,
     ) -> Result<Vec<(String, String)>> {
         let Some(address) = sandbox.service(Service::Egress) else { return Ok(Vec::new()) };
+        // What was decided on the way out before this one is told. Where it can't be written, nothing after it can, and that is heard of.
+        let _ = self.close_way_out().await;
         let (egress, decisions) = self.engine.session_egress(&self.row, self.home, release.recipe()).await?;
         let bundle = sandbox.place().temp.join(BUNDLE);
         if egress.looks() {
@@ -328,6 +345,26 @@ impl Runner {
         self.way_out.lead(Some(Arc::new(egress)));
         self.decisions = Some(decisions);
         Ok(outside)
+    }
+
+    /// What a program inside reached or was refused is told.
+    pub(super) async fn tell_decisions(&mut self, decisions: &[Decision]) -> Result<(), Fatal> {
+        let entry = told::entry(&self.engine, self.row.org, self.row.id, decisions);
+        // Where there is no room for it, it is not told.
+        let _ = self
+            .commit(vec![(told::event(decisions), None)], None, |commit| commit.told.extend(entry))
+            .await?;
+        Ok(())
+    }
+
+    /// Nothing goes out from now on; what was decided and not told is.
+    pub(super) async fn close_way_out(&mut self) -> Result<(), Fatal> {
+        self.way_out.lead(None);
+        let Some(mut decisions) = self.decisions.take() else { return Ok(()) };
+        while let Some(decided) = decisions.next().await {
+            self.tell_decisions(&decided).await?;
+        }
+        Ok(())
     }
 
     /// What the session's model calls belong to.
@@ -448,8 +485,12 @@ impl Runner {
                     "a file's name holds no folder and does not begin with a dot",
                 ));
             }
+            if let Some(running) = &mut self.running {
+                running.go_on().await;
+            }
+            // A file is never left out in silence.
             let Some(Awake { sandbox, .. }) = self.running.as_ref().and_then(Running::awake) else {
-                continue;
+                return Err(Error::told(ErrorCode::HarnessFailed, "the harness is gone"));
             };
             let relative = format!("uploads/{name}");
             let path = sandbox.place().workspace.join(&relative);

@@ -25,7 +25,7 @@ use karta_types::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::data::allowance::Allowance;
-use crate::data::egress::{Decisions, told};
+use crate::data::egress::Decisions;
 use crate::data::journal::{Live, Writer};
 use crate::data::releases::Loaded;
 use crate::data::seats::Seat;
@@ -38,6 +38,8 @@ use crate::data::uplink::WayOut;
 use crate::gateway::Way;
 use crate::{Engine, Error, Result};
 
+/// After how long a machine that was being read from is looked at again.
+const READING: Duration = Duration::from_secs(1);
 /// Chunks of output taken in before what they say is committed together.
 const BURST: usize = 64;
 
@@ -120,12 +122,15 @@ pub enum Order {
     },
 }
 
-/// A machine, to be read from.
-pub struct Handle(pub(crate) Arc<dyn Sandbox>);
+/// A machine, to be read from. It is not stopped while this lives.
+pub struct Handle {
+    pub(crate) sandbox: Arc<dyn Sandbox>,
+    _reads: Arc<()>,
+}
 
 impl std::fmt::Debug for Handle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Handle").field(&self.0.id()).finish()
+        f.debug_tuple("Handle").field(&self.sandbox.id()).finish()
     }
 }
 
@@ -154,7 +159,9 @@ pub(super) struct Runner {
     pub(super) machine: Option<Machine>,
     pub(super) current: Option<Current>,
     queue: VecDeque<Arc<NewTurn>>,
-    history: Vec<oneshot::Sender<Result<Vec<Message>>>>,
+    pub(super) history: Vec<oneshot::Sender<Result<Vec<Message>>>>,
+    /// Whoever reads from the machine has one too.
+    readers: Arc<()>,
     exhausted_to: mpsc::Sender<Box<Problem>>,
     exhausted: mpsc::Receiver<Box<Problem>>,
     pub(super) idle_since: Timestamp,
@@ -221,6 +228,7 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         current: None,
         queue: VecDeque::new(),
         history: Vec::new(),
+        readers: Arc::default(),
         exhausted_to,
         exhausted,
         idle_since: engine.clock().now(),
@@ -240,6 +248,7 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         runner.serve(&mut orders).await
     })
     .await;
+    let over = end.is_ok();
     match end {
         Ok(()) => {}
         Err(Fatal::Fenced) => tracing::warn!(%session, "another owner took the session"),
@@ -248,6 +257,10 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         }
     }
     runner.let_go().await;
+    if over && !runner.closed {
+        // Nothing comes out any more: what was decided last is still told.
+        let _ = runner.close_way_out().await;
+    }
     engine.hub().retire(session, &mut orders);
 }
 
@@ -330,16 +343,6 @@ impl Runner {
         }
     }
 
-    /// What a program inside reached or was refused is told.
-    async fn tell_decisions(&mut self, decisions: &[Decision]) -> Result<(), Fatal> {
-        let entry = told::entry(&self.engine, self.row.org, self.row.id, decisions);
-        // Where there is no room for it, it is not told.
-        let _ = self
-            .commit(vec![(told::event(decisions), None)], None, |commit| commit.told.extend(entry))
-            .await?;
-        Ok(())
-    }
-
     fn deadline(&self) -> Option<Timestamp> {
         let machine = self.running.as_ref().and_then(|running| running.machine.deadline());
         let idle = self.current.is_none().then(|| self.idle_since.plus(self.idle));
@@ -404,7 +407,10 @@ impl Runner {
                 // One that stands still answers nothing; what it has is in its checkpoint.
                 let runs = !self.running.as_ref().is_some_and(Running::paused);
                 let machine = self.machine.as_ref().filter(|_| runs);
-                let _ = reply.send(machine.map(|machine| Handle(machine.sandbox.clone())));
+                let _ = reply.send(machine.map(|machine| Handle {
+                    sandbox: machine.sandbox.clone(),
+                    _reads: self.readers.clone(),
+                }));
                 Ok(())
             }
             Order::Close { reply } => {
@@ -435,6 +441,10 @@ impl Runner {
         let joins = on_busy == OnBusy::Steer
             && self.running.as_ref().is_some_and(|running| running.capabilities.steer && !running.starting());
         if joins {
+            if new.content.iter().any(|part| matches!(part, Content::File { .. })) {
+                // Files are put where the harness is: it must be there.
+                self.awaken().await?;
+            }
             let input = self.input(&new).await;
             return match input {
                 Ok(input) => {
@@ -542,6 +552,8 @@ impl Runner {
     async fn begin_with_parked(&mut self) -> Result<(), Fatal> {
         let Some(turn) = self.engine.parked_turn(self.row.id).await else { return Ok(()) };
         match self.take_up().await {
+            // What was to be written when the last server ended is written now.
+            Ok(true) if self.has_pending() => return self.awaken().await,
             Ok(true) => return Ok(()),
             Ok(false) => {
                 tracing::warn!(session = %self.row.id, "a parked turn does not fit what is on record");
@@ -553,6 +565,7 @@ impl Runner {
         self.running = None;
         self.current = None;
         self.engine.give_up(self.row.org, turn).await.map_err(Fatal::Store)?;
+        self.engine.forget_parked(self.row.id).await;
         // The end was written by another hand.
         let row = self.engine.store().session_own(self.row.org, self.row.id, self.engine.clock().now()).await;
         self.row = row.map_err(|error| Fatal::Store(error.into()))?;
@@ -594,7 +607,7 @@ impl Runner {
         self.engine.release_for(self.row.org, self.row.project, &self.row).await
     }
 
-    async fn heard(&mut self, heard: Heard) -> Result<(), Fatal> {
+    pub(super) async fn heard(&mut self, heard: Heard) -> Result<(), Fatal> {
         match heard {
             Heard::Output(first) => {
                 let mut effects = Vec::new();
@@ -837,6 +850,12 @@ impl Runner {
 
     pub(super) const fn is_muted(&self) -> bool {
         self.muted
+    }
+
+    /// The earliest time at which the machine may be stopped: not while somebody reads from it.
+    pub(super) fn undisturbed(&self, at: Timestamp) -> Timestamp {
+        let read = Arc::strong_count(&self.readers) > 1;
+        if read { at.max(self.engine.clock().now().plus(READING)) } else { at }
     }
 
     pub(super) fn exhausted_to(&self) -> mpsc::Sender<Box<Problem>> {

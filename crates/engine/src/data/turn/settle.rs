@@ -152,7 +152,9 @@ impl Runner {
             self.not_parked_before = self.row.created_at;
             self.park().await?;
         }
-        let sleeps = self.running.as_ref().is_some_and(|running| running.awake().is_none());
+        // One that was killed in its sleep is not kept: its turn ends here.
+        let sleeps =
+            self.running.as_ref().is_some_and(|running| running.awake().is_none() && !running.killed());
         if let Some(running) = self.running.take() {
             running.end().await;
         }

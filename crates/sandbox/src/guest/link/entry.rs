@@ -19,6 +19,8 @@ pub(in crate::guest) struct State {
     pub(in crate::guest) dirty: VecDeque<u32>,
     pub(in crate::guest) host_last: u32,
     pub(in crate::guest) guest_last: u32,
+    /// Whether the machine is being saved: nothing is sent but what asks for that and for its end.
+    pub(in crate::guest) silent: bool,
     /// Whether programs of before may be told of.
     pub(in crate::guest) adopts: bool,
     /// Why the link has ended.
@@ -101,6 +103,23 @@ impl Entry {
 }
 
 impl State {
+    /// Whether something is on its way to the guest, or asked and not answered.
+    pub(in crate::guest) fn busy(&self) -> bool {
+        self.entries.values().any(|entry| {
+            entry.opening.is_some() || entry.answer.is_some() || !entry.sending.is_empty() || entry.dirty
+        })
+    }
+
+    /// The next stream that has something to send, and may.
+    pub(in crate::guest) fn next_dirty(&mut self) -> Option<u32> {
+        if !self.silent {
+            return self.dirty.pop_front();
+        }
+        let opens = |id: &u32| self.entries.get(id).is_some_and(|entry| entry.opening.is_some());
+        let at = self.dirty.iter().position(opens)?;
+        self.dirty.remove(at)
+    }
+
     /// The streams of programs that ran before, as the guest numbers them.
     pub(in crate::guest) fn adopt(&mut self, programs: u16) {
         for id in (3..).step_by(4).take(usize::from(programs)) {

@@ -120,7 +120,7 @@ impl Shared {
     pub(in crate::guest) fn gather(&self, batch: &mut Vec<u8>) {
         let mut state = self.lock();
         while batch.len() < BATCH {
-            let Some(id) = state.dirty.pop_front() else { return };
+            let Some(id) = state.next_dirty() else { return };
             let Some(entry) = state.entries.get_mut(&id) else { continue };
             entry.dirty = false;
             let more = entry.emit(id, self.generation, batch);

@@ -12,8 +12,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::*;
 use crate::support::{line, script};
 
-/// A child process that is "saved" by leaving it alone.
-struct Left(Arc<Agent>);
+/// A child process that is "saved" by leaving it alone, when it is let.
+struct Left(Arc<Agent>, Option<Arc<Held>>);
+
+/// What holds a saving up.
+#[derive(Default)]
+struct Held {
+    began: tokio::sync::Notify,
+    let_go: tokio::sync::Notify,
+}
 
 #[async_trait]
 impl Machine for Left {
@@ -30,6 +37,10 @@ impl Machine for Left {
     }
 
     async fn save(&self, into: &Path) -> Result<(), Error> {
+        if let Some(held) = &self.1 {
+            held.began.notify_one();
+            held.let_go.notified().await;
+        }
         if into.exists() {
             return Err(Error::Unavailable("it is there already".to_owned()));
         }
@@ -46,13 +57,15 @@ async fn begin(sandbox: &GuestSandbox, text: &str) -> Process {
     sandbox.spawn(&script(sandbox, text)).await.unwrap()
 }
 
-#[tokio::test]
-async fn programs_go_on_with_another_host() {
-    let world = World::new();
+/// A sandbox that can be "saved", its agent, and its channel for the next host.
+async fn whole(
+    world: &World,
+    uplink: Arc<Taken>,
+    held: Option<Arc<Held>>,
+) -> (GuestSandbox, Arc<Agent>, OwnedFd, Ipv4Addr) {
     let (channel, machine, services) = agent(world.folder.path());
     let machine = Arc::new(machine);
     let again = channel.as_fd().try_clone_to_owned().unwrap();
-    let (uplink, mut taken) = Taken::new();
     let link = Link::start(channel, 1, uplink);
     link.hello(PATIENCE).await.unwrap();
     link.request(&Request::Configure(configure()), PATIENCE).await.unwrap();
@@ -61,11 +74,45 @@ async fn programs_go_on_with_another_host() {
         id: SandboxId::new(&*clock(), &*rng()),
         place: Place { workspace: at("workspace"), home: at("home/agent"), temp: at("tmp"), harness: None },
         link,
-        machine: Box::new(Left(Arc::clone(&machine))),
+        machine: Box::new(Left(Arc::clone(&machine), held)),
         kept: Vec::new(),
         fresh: true,
         services,
     });
+    (sandbox, machine, again, services)
+}
+
+#[tokio::test]
+async fn while_it_is_saved_nothing_is_sent() {
+    let world = World::new();
+    let held = Arc::<Held>::default();
+    let (sandbox, machine, _, _) = whole(&world, Taken::new().0, Some(Arc::clone(&held))).await;
+    let mut echo = begin(&sandbox, "exec cat").await;
+    // It can't be saved there.
+    let saving = sandbox.park(world.folder.path());
+    let meanwhile = async {
+        held.began.notified().await;
+        echo.stdin.write_all(b"meanwhile\n").await.unwrap();
+        // What a guest that falls silent must not be asked is not asked.
+        assert!(sandbox.spawn(&script(&sandbox, "true")).await.is_err());
+        assert!(sandbox.put(Path::new("a"), b"a").await.is_err());
+        assert!(sandbox.park(&world.folder.path().join("twice")).await.is_err());
+        held.let_go.notify_one();
+    };
+    let (saved, ()) = tokio::join!(saving, meanwhile);
+    assert!(saved.unwrap_err().to_string().contains("already"));
+    assert_eq!(line(&mut echo).await, "meanwhile", "it waited");
+    sandbox.put(Path::new("a"), b"a").await.unwrap();
+    drop(echo);
+    sandbox.close().await.unwrap();
+    drop((sandbox, machine));
+}
+
+#[tokio::test]
+async fn programs_go_on_with_another_host() {
+    let world = World::new();
+    let (uplink, mut taken) = Taken::new();
+    let (sandbox, machine, again, services) = whole(&world, uplink, None).await;
     let mut echo = begin(&sandbox, "exec cat").await;
     let mut asks = begin(&sandbox, "echo early; read x; echo got $x; exec >&-; exit 3").await;
     let mut gone = begin(&sandbox, "echo over").await;
