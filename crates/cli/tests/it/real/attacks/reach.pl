@@ -9,7 +9,8 @@ for my $place (@ARGV) {
         my $sent = send($s, "\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x06leaked\x07example\x00\x00\x10\x00\x01", 0);
         if (!defined $sent) { print "$name $place: FAILED $!\n"; next }
         my $ready = ""; vec($ready, fileno($s), 1) = 1;
-        my $heard = select($ready, undef, undef, 0.3) && defined(recv($s, my $answer, 512, 0)) && length($answer);
+        my $answer = "";
+        my $heard = select($ready, undef, undef, 0.3) && defined(recv($s, $answer, 512, 0)) && length($answer);
         print "$name $place: ", $kind == SOCK_STREAM ? "REACHED" : $heard ? "ANSWERED" : "sent into nothing", "\n";
     }
 }
