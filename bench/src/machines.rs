@@ -1,7 +1,10 @@
 //! What virtual machines cost: beginning, memory, and a first program.
 
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use karta_sandbox::image::Images;
 use karta_sandbox::limits::Machines;
@@ -126,7 +129,7 @@ fn row(name: &str, all: &mut [u64]) -> u32 {
     all.sort_unstable();
     let at =
         |hundredth: usize| all.get((all.len() * hundredth / 100).min(all.len().saturating_sub(1))).copied();
-    let shown = |hundredth| at(hundredth).unwrap_or_default() as f64 / 1000.0;
+    let shown = |hundredth| Duration::from_micros(at(hundredth).unwrap_or_default()).as_secs_f64() * 1000.0;
     println!(
         "{name:<28} p50 {:8.1}  p95 {:8.1}  p99 {:8.1}  of {}",
         shown(50),

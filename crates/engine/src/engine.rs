@@ -24,6 +24,7 @@ use crate::data::channels::Channels;
 use crate::data::checkpoints::{self, Checkpoints};
 use crate::data::egress::Outside;
 use crate::data::git::Repositories;
+use crate::data::health::Health;
 use crate::data::hub::Hub;
 use crate::data::places::{Place, Places};
 use crate::data::releases::{Catalogue, Loaded, Packs, Publishing, Transfers};
@@ -70,6 +71,7 @@ struct Inner {
     repositories: Repositories,
     driver: Arc<dyn Driver>,
     parked: Arc<ParkedTurns>,
+    health: Health,
     scripted: Arc<dyn Driver>,
     places: Arc<Places>,
     seats: Arc<Seats>,
@@ -272,6 +274,7 @@ impl Builder {
             gateway,
             driver,
             parked,
+            health: Health::default(),
             scripted,
             places,
             seats: Arc::default(),
@@ -430,7 +433,10 @@ impl Engine {
     /// Whether store and sandbox driver work; what is down, by name.
     pub async fn ready(&self) -> Vec<(&'static str, Result<(), String>)> {
         let store = self.store().ping().await.map_err(|error| crate::error::chain(&error));
-        let driver = self.0.driver.check().await.map_err(|error| crate::error::chain(&error));
+        let driver = match self.health().out() {
+            Some(why) => Err(why),
+            None => self.0.driver.check().await.map_err(|error| crate::error::chain(&error)),
+        };
         let space = self.check_space().map_err(|error| error.to_string());
         let mut parts = vec![("store", store), ("sandbox", driver), ("space", space)];
         if self.remote().is_some() {
@@ -606,6 +612,10 @@ impl Engine {
             .program(release.harness, Some(&release.row.harness.version))
             .map(|installed| (installed.program.display().to_string(), Some(installed.folder)))
             .map_err(|missing| Error::told(ErrorCode::HarnessNotInstalled, missing.to_string()))
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.0.health
     }
 
     /// Turns that wait for a person with their sandbox saved.

@@ -9,6 +9,10 @@ use crate::{Engine, Error, Result};
 
 /// How often the house is kept: old journal, old replies, the ballast.
 const KEEPING: Duration = Duration::from_mins(1);
+/// How often what a crash has left of sandboxes is looked for.
+const REAPING: Duration = Duration::from_mins(5);
+/// How often a host that makes no sandboxes is tried.
+const TRYING: Duration = Duration::from_secs(30);
 /// How often what another node changed is looked for.
 const LOOKING: Duration = Duration::from_millis(500);
 /// How often what happened is told to webhook endpoints, and what was handed over is taken.
@@ -43,6 +47,14 @@ impl Engine {
             self.again(KEEPING, "expiring credit", |engine| async move { engine.expire_credit().await });
         }
         if plane != Plane::Control {
+            self.again(REAPING, "removing what is left of sandboxes", |engine| async move {
+                for driver in engine.drivers() {
+                    // Whatever a session or a build has stays: what has no server any more is what goes.
+                    driver.reap(&|_| true).await?;
+                }
+                Ok(())
+            });
+            self.again(TRYING, "trying this host", |engine| async move { engine.try_host().await });
             self.again(KEEPING, "ending previews", |engine| async move { engine.end_previews().await });
             self.again(
                 SEALING,

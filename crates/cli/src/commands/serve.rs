@@ -23,7 +23,8 @@ pub(super) async fn run(
         Some(_) => Plane::All,
     };
     // `process` keeps nothing apart: it is never what somebody gets without having asked for it.
-    let isolation = args.isolation.or(settings.isolation.take()).unwrap_or_else(|| "microvm".to_owned());
+    let isolation =
+        args.isolation.or_else(|| settings.isolation.take()).unwrap_or_else(|| "microvm".to_owned());
     if settings.plane != Plane::Control {
         settings.isolation = Some(isolation);
     }
@@ -41,10 +42,13 @@ pub(super) async fn run(
         let (listen, tokens) = (shown.authority.listen, shown.service_tokens());
         printer.note(&format!("  data planes ask at {listen}, with a token of {}", tokens.display()));
     }
-    if shown.driver() == "process" && shown.plane != Plane::Control {
-        printer.note(&format!(
-            "  {YELLOW}isolation: process{YELLOW:#}: agents run as this user, with its rights; serve only folders and people you trust"
-        ));
+    if shown.plane != Plane::Control {
+        printer.note(&match shown.driver() {
+            "process" => format!(
+                "  {YELLOW}isolation: process{YELLOW:#}: agents run as this user, with its rights; serve only folders and people you trust"
+            ),
+            isolation => format!("  isolation: {isolation}"),
+        });
         for note in running.engine.sandbox_notes().await {
             printer.note(&format!("  {DIM}{note}{DIM:#}"));
         }

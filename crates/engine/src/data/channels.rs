@@ -18,7 +18,7 @@ use crate::gateway::{Admitted, Authority, Bound, Call, Channel, Own, Provider, R
 /// Tokens of processes that run, by their keyed hash.
 pub struct Channels {
     keyring: Keyring,
-    known: RwLock<HashMap<[u8; 32], (Way, Arc<SessionChannel>)>>,
+    known: RwLock<HashMap<[u8; 32], Opened>>,
 }
 
 impl std::fmt::Debug for Channels {
@@ -26,6 +26,9 @@ impl std::fmt::Debug for Channels {
         f.debug_struct("Channels").finish_non_exhaustive()
     }
 }
+
+/// A session, and the one way by which its token is good.
+type Opened = (Way, Arc<SessionChannel>);
 
 /// What a session's model calls belong to.
 pub struct SessionChannel {

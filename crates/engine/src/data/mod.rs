@@ -5,6 +5,7 @@ pub mod channels;
 pub mod checkpoints;
 pub(crate) mod egress;
 pub mod git;
+pub(crate) mod health;
 pub mod history;
 pub mod hub;
 pub mod inputs;

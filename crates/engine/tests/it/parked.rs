@@ -1,5 +1,7 @@
 //! Turns that wait for a person with their sandbox saved: woken by the answer, also after a start of the server.
 
+#![expect(clippy::panic, reason = "a test that can't go on fails")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

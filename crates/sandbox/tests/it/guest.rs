@@ -28,13 +28,16 @@ use tokio::process::{Child, Command};
 
 use crate::support::{World, clock, rng};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What came out, in order.
+pub(crate) type Streams = tokio::sync::mpsc::UnboundedReceiver<(Service, Box<dyn Duplex>)>;
 
 /// Takes the streams that come out.
 pub(crate) struct Taken(Mutex<tokio::sync::mpsc::UnboundedSender<(Service, Box<dyn Duplex>)>>);
 
 impl Taken {
-    pub(crate) fn new() -> (Arc<Self>, tokio::sync::mpsc::UnboundedReceiver<(Service, Box<dyn Duplex>)>) {
+    pub(crate) fn new() -> (Arc<Self>, Streams) {
         let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
         (Arc::new(Self(Mutex::new(sender))), receiver)
     }

@@ -252,7 +252,7 @@ mod forgetful {
         assert!(!driver.keeps());
         let first = acquire(&driver, &world.spec(1, "a")).await;
         assert!(first.fresh());
-        first.put(Path::new(".config/x"), &[5; 100_000]).await.unwrap();
+        first.put(Path::new(".config/x"), &vec![5; 100_000]).await.unwrap();
         first.put(&first.place().workspace.join("uploads/y"), b"y").await.unwrap();
         first.put(&first.place().temp.join("z"), b"not kept").await.unwrap();
         let again = acquire(&driver, &world.spec(1, "a")).await;
@@ -270,7 +270,7 @@ mod forgetful {
         assert!(next.fresh());
         assert!(next.find(".config/x", 1).await.unwrap().is_empty(), "a new place holds nothing");
         next.restore(Box::pin(futures_util::stream::iter(taken.into_iter().map(Ok)))).await.unwrap();
-        assert_eq!(next.find(".config/x", 200_000).await.unwrap()[0].1, [5; 100_000]);
+        assert_eq!(next.find(".config/x", 200_000).await.unwrap()[0].1, vec![5; 100_000]);
         next.close().await.unwrap();
         assert!(next.survey().await.is_err() && next.put(Path::new("x"), b"").await.is_err());
         assert!(acquire(&driver, &world.spec(1, "a")).await.fresh());

@@ -185,3 +185,18 @@ async fn a_session_goes_on_from_the_blob_store_alone() {
     assert!(history.iter().any(|message| message.text.contains("made")), "resumed natively: {history:#?}");
     karta.stop().await;
 }
+
+#[tokio::test]
+#[ignore = "needs the real harnesses and an image: ./test runs it"]
+async fn a_server_that_keeps_less_apart_takes_no_turns_of_a_session() {
+    let mut karta = Karta::serve_with(CLAUDE, &settings("namespace", ""), Options::default()).await;
+    let session = karta.session().await;
+    let events = turn(&karta, session, &bash("echo one", "made")).await;
+    assert_eq!(status(&events), TurnState::Completed, "{events:#?}");
+    let config = karta.data.path().join("settings.toml");
+    karta.kill_between(|| std::fs::write(config, settings("process", "")).unwrap()).await;
+    let sent = karta.client.send_detached(session, &SendMessage::text("more")).await;
+    let problem = sent.expect_err("it is refused, not downgraded").to_string();
+    assert!(problem.contains("namespace") && problem.contains("process"), "{problem}");
+    karta.stop().await;
+}

@@ -251,15 +251,12 @@ impl Engine {
         if looks {
             sandbox.put(&bundle, egress.bundle().as_bytes()).await.map_err(Error::from)?;
         }
-        let (proxy, _listening) = match sandbox.service(Service::Egress) {
-            Some(address) => {
-                way_out.lead(Some(Arc::new(egress)));
-                (format!("http://{address}"), None)
-            }
-            None => {
-                let listening = Listening::open(self, egress).await?;
-                (listening.url(), Some(listening))
-            }
+        let (proxy, _listening) = if let Some(address) = sandbox.service(Service::Egress) {
+            way_out.lead(Some(Arc::new(egress)));
+            (format!("http://{address}"), None)
+        } else {
+            let listening = Listening::open(self, egress).await?;
+            (listening.url(), Some(listening))
         };
         let mut env: Vec<(String, String)> = [
             ("PATH", PATH.to_owned()),

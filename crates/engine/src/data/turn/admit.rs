@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use karta_store::Spender;
 use karta_types::message::Content;
-use karta_types::session::{Participant, SessionStatus, TurnState};
+use karta_types::session::{Isolation, Participant, SessionStatus, TurnState};
 use karta_types::{ErrorCode, Problem, Seq, SessionId, TurnId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -91,7 +91,11 @@ impl Engine {
             return Err(Error::not_found("session"));
         }
         let release = self.release_for(row.org, row.project, &row).await?;
-        self.check_isolation(row.org, self.driver(release.harness.id()).isolation()).await?;
+        let given = self.still_gives(&row, &release)?;
+        self.check_isolation(row.org, given).await?;
+        if given > Isolation::None {
+            self.in_rotation()?;
+        }
         release.check_agent(message.agent.as_deref())?;
         allowance::check(session, &release.recipe().policy.caps, &row.usage)?;
         let new = Arc::new(NewTurn {

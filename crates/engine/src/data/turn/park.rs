@@ -125,7 +125,7 @@ impl Runner {
             first_text: current.first_text,
             head: current.head,
             version: running.version,
-            agent: running.agent.clone(),
+            agent: running.begun.agent.clone(),
             native: (&running.begun.native).into(),
             place: [place.workspace.clone(), place.home.clone(), place.temp.clone()],
             model_token: running.begun.token.expose().clone(),
@@ -136,8 +136,8 @@ impl Runner {
 
     /// Wakes what sleeps, and writes what waited. When it can't be woken the turn fails.
     pub(super) async fn awaken(&mut self) -> Result<(), Fatal> {
-        let sleeps = |running: &&Running| running.awake().is_none() && !running.killed();
-        if self.running.as_ref().filter(sleeps).is_none() {
+        let sleeps = |running: &Running| running.awake().is_none() && !running.killed();
+        if !self.running.as_ref().is_some_and(sleeps) {
             return Ok(());
         }
         match self.woken().await {
@@ -176,16 +176,16 @@ impl Runner {
         let spec = self.spec(&release, harness);
         let pass = self.engine.channels().open_again(token, self.channel(), self.way_out.way());
         let (session, parked) = (self.row.id, self.engine.parked().clone());
-        let taken = blocking(move || parked.take(session)).await?;
+        let folder = blocking(move || parked.take(session)).await?;
         let driver = self.engine.driver(release.harness.id());
-        let revived = driver.revive(&spec, &taken.machine()).await?;
+        let revived = driver.revive(&spec, &folder.machine()).await?;
         let sandbox: Arc<dyn karta_sandbox::Sandbox> = revived.sandbox.into();
         let mut processes = revived.processes.into_iter();
         let (Some(process), None) = (processes.next(), processes.next()) else {
             return Err(Error::told(ErrorCode::HarnessFailed, "the harness did not outlive being parked"));
         };
         let io = transport::open(self.engine.tasks(), process, sandbox.clone(), Transport::Stdio);
-        tokio::task::spawn_blocking(move || drop(taken));
+        tokio::task::spawn_blocking(move || drop(folder));
         if self.decisions.is_none() {
             // Since a start of the server. Programs that have read the old certificates will not trust the new ones.
             self.open_way_out(&release, &*sandbox).await?;
@@ -202,11 +202,15 @@ impl Runner {
         let release = self.engine.load(&project, record.version).await?;
         let [workspace, home, temp] = record.place;
         let place = karta_sandbox::Place { workspace, home, temp, harness: None };
-        let begun = Begun { native: record.native.into(), place, token: Secret::new(record.model_token) };
-        let service = Some(([127, 0, 0, 1], Service::Model.port()).into());
-        let mode = record.tape.mode();
-        let (_, codec, _) =
-            self.launch(&release, record.agent.as_deref(), &begun, mode, service, "", Vec::new())?;
+        let begun = Begun {
+            native: record.native.into(),
+            agent: record.agent,
+            mode: record.tape.mode(),
+            place,
+            service: Some(([127, 0, 0, 1], Service::Model.port()).into()),
+            token: Secret::new(record.model_token),
+        };
+        let codec = self.launch(&release, &begun, "", Vec::new())?.codec;
         let machine: Machine = record.tape.play(codec, self.limits(&release), self.new_request());
         let asked = self.engine.store().inputs_pending(self.row.org, Some(session), None, 1000).await?;
         let open: Vec<_> = machine.open().collect();
@@ -240,7 +244,7 @@ impl Runner {
         self.running = Some(Running::asleep(
             machine,
             release.harness.capabilities(),
-            (record.version, record.agent),
+            record.version,
             begun,
             Asleep { pending },
         ));

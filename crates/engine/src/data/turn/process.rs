@@ -34,7 +34,6 @@ pub(super) struct Running {
     pub(super) machine: Machine,
     pub(super) capabilities: Capabilities,
     pub(super) version: u64,
-    pub(super) agent: Option<String>,
     pub(super) begun: Begun,
     /// It was killed; its end is still to be heard of.
     killed: bool,
@@ -44,8 +43,19 @@ pub(super) struct Running {
 /// How the process was started: enough to know it again.
 pub(super) struct Begun {
     pub(super) native: Native,
+    pub(super) agent: Option<String>,
+    pub(super) mode: PermissionMode,
+    pub(super) service: Option<SocketAddr>,
     pub(super) place: Place,
     pub(super) token: Secret,
+}
+
+/// How to start a harness, and how to understand it.
+pub(super) struct Launched {
+    command: karta_harness::Command,
+    pub(super) codec: Box<dyn Codec>,
+    /// Which of hooks and MCP servers it may start.
+    policy: (bool, bool),
 }
 
 /// Whether it runs.
@@ -111,11 +121,11 @@ impl Running {
     pub(super) fn asleep(
         machine: Machine,
         capabilities: Capabilities,
-        (version, agent): (u64, Option<String>),
+        version: u64,
         begun: Begun,
         asleep: Asleep,
     ) -> Self {
-        Self { machine, capabilities, version, agent, begun, killed: false, state: State::Asleep(asleep) }
+        Self { machine, capabilities, version, begun, killed: false, state: State::Asleep(asleep) }
     }
 
     /// Output that is there already.
@@ -213,7 +223,8 @@ impl Runner {
         agent: Option<&str>,
     ) -> Result<Vec<Body>> {
         if let Some(running) = &self.running {
-            let same_agent = running.capabilities.agent_per_message || running.agent.as_deref() == agent;
+            let same_agent =
+                running.capabilities.agent_per_message || running.begun.agent.as_deref() == agent;
             if running.version == release.row.version
                 && same_agent
                 && !running.machine.gone()
@@ -237,12 +248,16 @@ impl Runner {
         let pass = self.engine.channels().open(self.engine.rng(), self.channel(), self.way_out.way());
         let native = self.native(release, &*sandbox).await?;
         let place = sandbox.place().clone();
-        let begun = Begun { native, place, token: pass.token.clone() };
-        let service = sandbox.service(Service::Model);
+        let begun = Begun {
+            native,
+            agent: agent.map(str::to_owned),
+            mode: self.row.permission_mode,
+            place,
+            service: sandbox.service(Service::Model),
+            token: pass.token.clone(),
+        };
         let outside = self.open_way_out(release, &*sandbox).await?;
-        let launched =
-            self.launch(release, agent, &begun, self.row.permission_mode, service, &program, outside)?;
-        let (command, codec, policy) = launched;
+        let Launched { command, codec, policy } = self.launch(release, &begun, &program, outside)?;
         for seed in &command.seeds {
             sandbox.put(&PathBuf::from(&seed.path), &seed.content).await?;
         }
@@ -269,7 +284,6 @@ impl Runner {
             machine,
             capabilities: release.harness.capabilities(),
             version: release.row.version,
-            agent: agent.map(str::to_owned),
             begun,
             killed: false,
             state: State::Awake(Box::new(awake)),
@@ -330,17 +344,14 @@ impl Runner {
         }
     }
 
-    /// The harness's command line and codec, and which of hooks and MCP servers it may start.
+    /// The harness's command line and codec.
     pub(super) fn launch(
         &self,
         release: &Loaded,
-        agent: Option<&str>,
         begun: &Begun,
-        permission_mode: PermissionMode,
-        service: Option<SocketAddr>,
         program: &str,
         outside: Vec<(String, String)>,
-    ) -> Result<(karta_harness::Command, Box<dyn Codec>, (bool, bool))> {
+    ) -> Result<Launched> {
         let settings = self.engine.settings();
         let recipe = release.recipe();
         // What the operator lets through wins over what the release brings.
@@ -362,14 +373,15 @@ impl Runner {
             tree: &release.tree,
             title: self.row.title.as_deref().unwrap_or("Karta"),
             native: begun.native.clone(),
-            gateway: &self.address(&begun.token, service),
-            agent,
-            permission_mode,
+            gateway: &self.address(&begun.token, begun.service),
+            agent: begun.agent.as_deref(),
+            permission_mode: begun.mode,
             thinking_budget: recipe.defaults.thinking_budget_tokens,
             policy: FolderPolicy { hooks, mcp, denied_tools: &recipe.policy.tools.deny },
             env: &env,
         };
-        Ok((release.harness.command(&launch)?, release.harness.codec(&launch)?, (hooks, mcp)))
+        let (command, codec) = (release.harness.command(&launch)?, release.harness.codec(&launch)?);
+        Ok(Launched { command, codec, policy: (hooks, mcp) })
     }
 
     /// The machine's limits on this release.

@@ -486,13 +486,17 @@ impl Runner {
             Ok(release) => release,
             Err(error) => return Ok(Err(error)),
         };
+        let isolation = match self.engine.still_gives(&self.row, &release) {
+            Ok(isolation) => isolation,
+            Err(error) => return Ok(Err(error)),
+        };
         let now = self.engine.clock().now();
         let agent = new.agent.clone().or_else(|| self.row.current_agent.clone());
         let start = Body::TurnStart {
             release: release.release_ref(),
             agent: agent.clone(),
             participant: new.participant.clone(),
-            isolation: self.row.isolation,
+            isolation,
             queued_ms: u64::try_from(now.since(new.at).as_millis()).unwrap_or(u64::MAX),
         };
         self.allowance.cap(&release.recipe().policy.caps);
@@ -540,7 +544,7 @@ impl Runner {
         match self.take_up().await {
             Ok(true) => return Ok(()),
             Ok(false) => {
-                tracing::warn!(session = %self.row.id, "a parked turn does not fit what is on record")
+                tracing::warn!(session = %self.row.id, "a parked turn does not fit what is on record");
             }
             Err(error) => {
                 tracing::error!(session = %self.row.id, error = error.chain(), "a parked turn can't be taken up");

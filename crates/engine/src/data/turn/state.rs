@@ -56,11 +56,11 @@ impl Runner {
         version: u64,
     ) -> Result<(Arc<dyn Sandbox>, Vec<Body>)> {
         if driver.keeps() {
-            return Ok((driver.acquire(spec).await?.into(), Vec::new()));
+            return Ok((self.engine.acquire(driver, spec).await?.into(), Vec::new()));
         }
         let mut damaged = None;
         for back in 0.. {
-            let sandbox: Arc<dyn Sandbox> = driver.acquire(spec).await?.into();
+            let sandbox: Arc<dyn Sandbox> = self.engine.acquire(driver, spec).await?.into();
             if !sandbox.fresh() {
                 self.machine.get_or_insert_with(|| Machine::new(sandbox.clone(), version));
                 return Ok((sandbox, Vec::new()));

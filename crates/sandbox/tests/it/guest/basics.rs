@@ -160,7 +160,7 @@ async fn a_program_that_reads_nothing_stops_nobody() {
         () = filled => {}
         (output, _) = run(&sandbox, &copy, "through") => assert_eq!(output, "through"),
     }
-    let mut some = [0; 100_000];
+    let mut some = vec![0; 100_000];
     loud.stdout.read_exact(&mut some).await.unwrap();
     drop(loud.stdout);
     assert_eq!(loud.control.wait().await.signal, Some(13), "it writes for nobody");

@@ -144,7 +144,7 @@ async fn more_than_the_window_ends_the_link_and_no_more_is_held() {
     let _process = process.unwrap();
     let pieces = WINDOW as usize / CHUNK;
     for _ in 0..=pieces {
-        liar.say(Kind::Data, id, &[0; CHUNK]).await;
+        liar.say(Kind::Data, id, &vec![0; CHUNK]).await;
     }
     assert!(sandbox.link().ended().await.contains("more than it was granted"));
 }
@@ -262,7 +262,9 @@ async fn lies_about_files_end_the_link() {
     for (asked, says, what) in cases {
         let (sandbox, mut liar) = pair(Arc::new(Nowhere));
         let mut bytes = Vec::new();
-        says.iter().for_each(|item| item.encode(&mut bytes));
+        for item in &says {
+            item.encode(&mut bytes);
+        }
         let into = tempfile::tempdir().unwrap();
         let (done, ()) = tokio::join!(
             async {

@@ -328,11 +328,11 @@ async fn a_fork_bomb_ends_with_its_leader() {
     let world = World::new();
     let sandbox = sandbox_in(world.folder.path(), std::sync::Arc::new(karta_sandbox::uplink::Nowhere)).await;
     // It renews itself without end, in sessions of its own, but stays small: this machine is shared.
-    let text = r#"cat > b <<'END'
+    let text = r"cat > b <<'END'
 [ $1 -gt 0 ] && { setsid sh ./b $(($1-1)) & setsid sh ./b $(($1-1)) & } || echo deep
 while :; do setsid sh -c 'sleep 0.01' & wait $!; done
 END
-setsid sh ./b 4 & sleep 1000"#;
+setsid sh ./b 4 & sleep 1000";
     let mut process = sandbox.spawn(&script(&sandbox, text)).await.unwrap();
     for _ in 0..16 {
         assert_eq!(line(&mut process).await, "deep");
