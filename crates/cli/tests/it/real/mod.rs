@@ -4,6 +4,7 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that can't go on fails")]
 
+mod attacks;
 mod claude_code;
 mod faults;
 mod isolated;
@@ -277,6 +278,11 @@ pub(crate) async fn replay(client: &Client, session: SessionId, turn: TurnId) ->
 
 /// No file below `path` holds the planted key.
 pub(crate) fn nowhere(path: &Path) {
+    absent(path, PLANTED);
+}
+
+/// No file below `path` holds what nobody may read there.
+pub(crate) fn absent(path: &Path, secret: &str) {
     let mut open = vec![path.to_owned()];
     let mut files = 0;
     while let Some(next) = open.pop() {
@@ -293,8 +299,8 @@ pub(crate) fn nowhere(path: &Path) {
                 }
                 files += 1;
                 let bytes = std::fs::read(entry.path()).unwrap();
-                let found = bytes.windows(PLANTED.len()).any(|part| part == PLANTED.as_bytes());
-                assert!(!found, "the provider's key is in {}", entry.path().display());
+                let found = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
+                assert!(!found, "a secret is in {}", entry.path().display());
             }
         }
     }
