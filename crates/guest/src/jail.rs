@@ -151,6 +151,9 @@ pub struct Plan {
     pub user: u32,
     /// The group it runs as, inside.
     pub group: u32,
+    /// The groups of the host that it is in besides: they have no number inside, but the kernel minds them where it asks who may
+    /// open a file. Only where the launcher is privileged; elsewhere the program is in those of the launcher.
+    pub kept: Vec<u32>,
     /// How many bytes the jail's own root may hold: files, links and mount points, no content.
     pub root: u64,
     /// What is in the root.

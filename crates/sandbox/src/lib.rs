@@ -11,6 +11,7 @@ mod ids;
 pub mod image;
 mod jail;
 pub mod limits;
+mod live;
 pub mod microvm;
 pub mod namespace;
 pub mod paths;
@@ -228,6 +229,9 @@ pub trait Driver: Send + Sync {
     /// Removes every place of a session for good. No error if there is none.
     async fn erase(&self, session: SessionId) -> Result<(), Error>;
     /// Ends what a crash left behind: every place whose session `keep` does not know. Answers how many.
+    ///
+    /// It may be called at any time, while sandboxes are made, used and ended. `keep` has to know every session that had a sandbox
+    /// when the call was made: those of sandboxes made later are left alone.
     async fn reap(
         &self,
         keep: &(dyn for<'a> Fn(&'a SessionId) -> bool + Send + Sync),

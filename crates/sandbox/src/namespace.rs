@@ -14,7 +14,7 @@ mod machine;
 pub(crate) mod root;
 mod sandbox;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -55,8 +55,6 @@ struct Shared {
     tag: String,
     /// The control groups; the reason why there are none.
     groups: Result<Tree, String>,
-    /// Sandboxes that are only tried.
-    trials: Mutex<BTreeSet<SandboxId>>,
 }
 
 /// One session's order.
@@ -93,7 +91,6 @@ impl Driver {
             privileged: rustix::process::geteuid().is_root(),
             groups: Tree::find().map_err(|error| error.to_string()),
             machines,
-            trials: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared), clock, lanes: Mutex::default() })
     }
@@ -112,34 +109,27 @@ impl Driver {
         Arc::clone(lanes.entry(session).or_default())
     }
 
-    /// Ends a session's sandbox. Answers whether there was one.
-    async fn end(&self, session: SessionId) -> Result<bool, Error> {
+    /// Ends a session's sandbox, if it is this one. Answers whether there was one.
+    async fn end(&self, session: SessionId, only: Option<SandboxId>) -> Result<bool, Error> {
         let lane = self.lane(session);
         let mut held = lane.lock().await;
-        let Some(held) = held.take() else { return Ok(false) };
+        let meant = held.take_if(|held| only.is_none_or(|id| held.running.id() == id));
+        let Some(held) = meant else { return Ok(false) };
         let ran = !held.running.ended();
         held.running.close().await;
         Ok(ran)
     }
 
-    /// The ids of sandboxes that are here now.
-    async fn here(&self) -> HashMap<SessionId, SandboxId> {
-        let lanes: Vec<_> = {
-            let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-            lanes.iter().map(|(session, lane)| (*session, Arc::clone(lane))).collect()
-        };
-        let mut here = HashMap::new();
-        for (session, lane) in lanes {
-            if let Some(held) = &*lane.lock().await {
-                here.insert(session, held.running.id());
-            }
-        }
-        here
+    /// The ids of sandboxes that are here now. Those that are being made, found or ended are somebody's, and left out.
+    fn here(&self) -> HashMap<SessionId, SandboxId> {
+        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = |lane: &Lane| Some(lane.try_lock().ok()?.as_ref()?.running.id());
+        lanes.iter().filter_map(|(session, lane)| Some((*session, id(lane)?))).collect()
     }
 }
 
-/// The same for the same folder, another for another.
-fn tag(machines: &Machines) -> String {
+/// Tells what belongs to the server of this folder from what belongs to another's: the same for the same folder, another for another.
+pub(crate) fn tag(machines: &Machines) -> String {
     use std::os::unix::ffi::OsStrExt as _;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, machines.root.as_os_str().as_bytes());
     let short = digest.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first) >> 24);
@@ -195,20 +185,18 @@ impl crate::Driver for Driver {
     }
 
     async fn erase(&self, session: SessionId) -> Result<(), Error> {
-        self.end(session).await.map(|_| ())
+        self.end(session, None).await.map(|_| ())
     }
 
     async fn reap(
         &self,
         keep: &(dyn for<'a> Fn(&'a SessionId) -> bool + Send + Sync),
     ) -> Result<usize, Error> {
-        // What is here while the list is made is not left behind, whatever becomes of it meanwhile; and what is made later has
-        // another id. So the leftovers are looked for first.
-        let left = Arc::clone(&self.shared).leftovers().await?;
-        let here = self.here().await;
-        let mut ended = Arc::clone(&self.shared).sweep(left, here.values().copied()).await?;
-        for session in here.keys().filter(|session| !keep(session)) {
-            ended += usize::from(self.end(*session).await?);
+        // What is made from here on is not meant.
+        let here = self.here();
+        let mut ended = Arc::clone(&self.shared).sweep().await?;
+        for (session, id) in here.into_iter().filter(|(session, _)| !keep(session)) {
+            ended += usize::from(self.end(session, Some(id)).await?);
         }
         Ok(ended)
     }

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{Gid, UnshareFlags};
 
 use super::launch::{Failure, Step as _, both, closed, code, done, fork, pipe, unshare, write_maps};
 use super::{Ids, Plan, confine, root};
@@ -57,7 +57,9 @@ fn become_program(
     wait(&mut go)?;
     let own = UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
     if plan.privileged {
-        rustix::thread::set_thread_groups(&[]).doing(|| "leaving the groups")?;
+        // Those that stay are set here: from the jail's own namespace of users on, no group can be joined any more.
+        let kept: Vec<_> = plan.kept.iter().map(|group| Gid::from_raw(*group)).collect();
+        rustix::thread::set_thread_groups(&kept).doing(|| "leaving the groups")?;
         unshare(UnshareFlags::NEWNS).doing(|| "making a namespace of mounts")?;
         root::build(plan, &descriptors, maps)?;
         // The mounts are made by root and then seen from a namespace with fewer powers: in there, nothing can undo them.

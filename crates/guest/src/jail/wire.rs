@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{Access, DESCRIPTORS, Ids, Item, LONGEST, Limit, Plan, Range};
 
 /// Begins every plan, so that a launcher of another version refuses it.
-const MARK: u32 = 0x6b70_0001;
+const MARK: u32 = 0x6b70_0002;
 
 /// Most elements of a list.
 const MOST: usize = 1024;
@@ -24,6 +24,7 @@ impl Plan {
         list(&mut out, &self.members, range);
         number(&mut out, self.user);
         number(&mut out, self.group);
+        list(&mut out, &self.kept, |out, group| number(out, *group));
         long(&mut out, self.root);
         list(&mut out, &self.items, item);
         long(&mut out, self.capabilities);
@@ -62,6 +63,7 @@ impl Plan {
             members: rest.list(Reader::range)?,
             user: rest.number()?,
             group: rest.number()?,
+            kept: rest.list(Reader::number)?,
             root: rest.long()?,
             items: rest.list(Reader::item)?,
             capabilities: rest.long()?,
@@ -263,6 +265,7 @@ mod tests {
             name: "box".into(),
             groups: vec!["/sys/fs/cgroup/x".into()],
             users: vec![Range { inside: 0, outside: 70_000, count: 65_536 }],
+            kept: vec![104],
             items: vec![
                 Item::Folder { to: "/a".into(), mode: 0o755, owner: ids },
                 Item::Link { to: "/b".into(), target: "a".into() },

@@ -249,6 +249,32 @@ async fn files_of_the_host_can_seem_to_be_the_agents() {
 }
 
 #[tokio::test]
+async fn a_group_that_is_kept_opens_what_is_the_group_s_and_no_other() {
+    use std::os::unix::fs::PermissionsExt as _;
+    const FOREIGN: u32 = 0x6000_0001;
+    let mut plan = script("id -G; cat /device && echo more >> /device; cat /other");
+    if !plan.privileged {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (name, group) in [("device", FOREIGN), ("other", FOREIGN + 1)] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, "content\n").unwrap();
+        std::os::unix::fs::chown(&path, Some(0), Some(group)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).unwrap();
+        let to = std::path::Path::new("/").join(name);
+        plan.items.push(Item::Bind { from: path, to, writable: true, devices: false, ids: None });
+    }
+    let (_, text) = run(&plan, Given::default()).await;
+    assert!(text.starts_with("1000\n") && !text.contains("content"), "{text}");
+    plan.kept = vec![FOREIGN];
+    let (_, text) = run(&plan, Given::default()).await;
+    assert!(text.starts_with("1000 65534\ncontent\n") && text.matches("content").count() == 1, "{text}");
+    let device = std::fs::read_to_string(folder.path().join("device")).unwrap();
+    assert_eq!(device, "content\nmore\n");
+}
+
+#[tokio::test]
 async fn a_program_gets_its_descriptors_and_no_others() {
     let mut plan = script("cat <&7; ls /proc/self/fd | sort -n | tr '\\n' ' '");
     let (read, write) = std::io::pipe().unwrap();

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +10,8 @@ use karta_guest::proto::message::{Prepare, Request};
 use serde::{Deserialize, Serialize};
 
 use super::command::{Accelerator, Shape};
-use super::disks::{self, at};
+use super::disks::{self, Disk, at};
 use super::keys::Kind;
-use super::launch::Host;
 use super::pool::Spare;
 use super::snapshot::Snapshot;
 use super::vm::{Drives, Origin, Vm};
@@ -38,9 +37,10 @@ pub(super) const FIRST: u64 = 1;
 pub(super) struct Base {
     /// Its id.
     pub(super) id: String,
-    kernel: PathBuf,
-    initramfs: PathBuf,
-    disk: PathBuf,
+    /// Open from the start: a newer image may be built and this one removed while machines are still made from it.
+    kernel: Disk,
+    initramfs: Disk,
+    disk: Disk,
 }
 
 impl Base {
@@ -54,13 +54,13 @@ impl Base {
                 image.folder.display()
             )));
         }
-        let (kernel, initramfs, disk) = (image.kernel(), image.initramfs(), image.base());
-        Ok(Self { id: image.id(), kernel, initramfs, disk })
+        Ok(Self {
+            id: image.id(),
+            kernel: Disk::open(image.kernel())?,
+            initramfs: Disk::open(image.initramfs())?,
+            disk: Disk::open(image.base())?,
+        })
     }
-}
-
-fn open(path: &Path) -> Result<OwnedFd, Error> {
-    File::open(path).map(OwnedFd::from).map_err(at("opening", path))
 }
 
 /// How machines are made here.
@@ -82,7 +82,7 @@ fn sized(shared: &Shared, accelerator: Accelerator) -> Shape {
 /// What was found out about the processor.
 #[derive(Debug, Serialize, Deserialize)]
 struct Found {
-    /// The start of the host and the image that it was tried with.
+    /// The start of the host, and the image, the VMM and the device that it was tried with.
     with: String,
     /// What runs machines.
     accelerator: Accelerator,
@@ -90,19 +90,20 @@ struct Found {
     why: Option<String>,
 }
 
-/// Finds out by booting whether the processor runs machines; once for each start of the host.
+/// Finds out by booting whether the processor runs machines; once for each start of the host, and
+/// again when the device has changed hands.
 async fn probe(shared: &Shared) -> Result<(Accelerator, Option<String>), Error> {
     let base = shared.base().await?;
     let host = shared.host().await?;
     let start = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let with = format!("{} {} {}", start.trim(), base.id, host.version());
+    let with = format!("{} {} {} {}", start.trim(), base.id, host.version(), host.device());
     let path = shared.limits.root.join("accelerator.json");
     let known =
         tokio::fs::read(&path).await.ok().and_then(|text| serde_json::from_slice::<Found>(&text).ok());
     if let Some(found) = known.filter(|found| found.with == with) {
         return Ok((found.accelerator, found.why));
     }
-    let why = if let Err(why) = Host::has_kvm() {
+    let why = if let Err(why) = host.has_kvm() {
         Some(why)
     } else {
         let shape = Shape { memory: 256, ..sized(shared, Accelerator::Kvm) };
@@ -126,13 +127,12 @@ async fn probe(shared: &Shared) -> Result<(Accelerator, Option<String>), Error> 
 async fn booted(
     shared: &Shared,
     shape: Shape,
-    harness: Option<&Path>,
-    session: Option<&Path>,
+    harness: Option<Arc<Disk>>,
+    session: Option<Arc<Disk>>,
     patience: Duration,
 ) -> Result<(Vm, Link, File), Error> {
     let base = shared.base().await?;
     let folder = shared.disks.root().to_owned();
-    let (harness, session) = (harness.map(Path::to_owned), session.map(Path::to_owned));
     let host = shared.host().await?;
     let made = blocking(move || {
         let ram = memory::create(shape.memory * MEBIBYTE)
@@ -141,7 +141,7 @@ async fn booted(
         release.set_len(disks::RELEASE).map_err(at("making a disk in", &folder))?;
         let state = disks::unnamed(&folder)?;
         match &session {
-            Some(template) => disks::copy(template, &state)?,
+            Some(template) => template.copy(&state)?,
             None => state.set_len(MEBIBYTE).map_err(at("making a disk in", &folder))?,
         }
         let empty = || -> Result<OwnedFd, Error> {
@@ -150,12 +150,12 @@ async fn booted(
             disks::read_only(&file).map_err(at("making a disk in", &folder))
         };
         let drives = Drives {
-            base: open(&base.disk)?,
-            harness: harness.as_deref().map_or_else(empty, open)?,
+            base: base.disk.again()?,
+            harness: harness.as_deref().map_or_else(empty, Disk::again)?,
             release: disks::read_only(&release).map_err(at("making a disk in", &folder))?,
             session: state.into(),
         };
-        let origin = Origin::Boot { kernel: open(&base.kernel)?, initramfs: open(&base.initramfs)? };
+        let origin = Origin::Boot { kernel: base.kernel.again()?, initramfs: base.initramfs.again()? };
         Ok((origin, drives, ram))
     });
     let ((origin, drives, ram), room) = tokio::try_join!(made, host.room(shape.memory))?;
@@ -193,7 +193,7 @@ pub(super) async fn snapshot(shared: &Shared, kind: &Kind) -> Result<Arc<Snapsho
 /// A snapshot made by booting a machine.
 pub(super) async fn booted_snapshot(shared: &Shared, kind: &Kind) -> Result<Snapshot, Error> {
     let (vm, link, ram) =
-        booted(shared, kind.shape, kind.harness.as_deref(), Some(&kind.session), BOOT).await?;
+        booted(shared, kind.shape, kind.harness.clone(), Some(Arc::clone(&kind.session)), BOOT).await?;
     let prepare =
         Prepare { base: DISKS[0].to_owned(), harness: kind.harness.as_ref().map(|_| DISKS[1].to_owned()) };
     link.request(&Request::Prepare(prepare), PREPARE).await?;
@@ -221,15 +221,15 @@ pub(super) fn parts(base: &Base, folder: &Path, kind: &Kind, session: File) -> R
     let making = |error| at("making a disk in", folder)(error);
     let release = disks::unnamed(folder)?;
     release.set_len(disks::RELEASE).map_err(making)?;
-    let harness = if let Some(path) = &kind.harness {
-        open(path)?
+    let harness = if let Some(disk) = &kind.harness {
+        disk.again()?
     } else {
         let file = disks::unnamed(folder)?;
         file.set_len(MEBIBYTE).map_err(making)?;
         disks::read_only(&file).map_err(making)?
     };
     let drives = Drives {
-        base: open(&base.disk)?,
+        base: base.disk.again()?,
         harness,
         release: disks::read_only(&release).map_err(making)?,
         session: session.try_clone().map_err(making)?.into(),
@@ -246,7 +246,7 @@ pub(super) async fn restore(shared: &Shared, kind: &Kind, snapshot: &Arc<Snapsho
     let made = blocking(move || {
         let failed = |error| Error::Unavailable(format!("there is no memory for a machine ({error})"));
         let session = disks::unnamed(&folder)?;
-        disks::copy(&kind.session, &session)?;
+        kind.session.copy(&session)?;
         let parts = parts(&base, &folder, &kind, session)?;
         let origin = Origin::State(snapshot.state().map_err(failed)?);
         Ok((origin, snapshot.memory().map_err(failed)?, parts))

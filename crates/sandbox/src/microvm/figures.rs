@@ -102,7 +102,7 @@ impl Driver {
         let shape = kind.shape;
         let parts = blocking(move || {
             let session = disks::unnamed(&folder)?;
-            disks::copy(&kind.session, &session)?;
+            kind.session.copy(&session)?;
             boot::parts(&base, &folder, &kind, session)
         })
         .await?;

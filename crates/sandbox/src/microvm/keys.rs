@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::command::Shape;
+use super::disks::Disk;
 use super::{Shared, blocking, boot, disks, lock};
 use crate::Error;
 use crate::image::{hex, tree_digest};
@@ -20,9 +21,9 @@ pub(super) struct Kind {
     /// How big it is and how it runs.
     pub(super) shape: Shape,
     /// The disk with the harness.
-    pub(super) harness: Option<PathBuf>,
+    pub(super) harness: Option<Arc<Disk>>,
     /// The formatted disk for sessions, to be copied.
-    pub(super) session: PathBuf,
+    pub(super) session: Arc<Disk>,
 }
 
 /// The digests of harness folders that were looked at. Installed versions are never changed.
@@ -50,7 +51,8 @@ pub(super) async fn kind(shared: &Shared, harness: Option<&Path>) -> Result<Kind
         shared.host().await?.version(),
     );
     let key = hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, of.as_bytes()).as_ref());
-    Ok(Kind { key, shape, harness: harness.map(|(path, _)| path), session })
+    let harness = harness.map(|(disk, _)| Arc::new(disk));
+    Ok(Kind { key, shape, harness, session: Arc::new(session) })
 }
 
 async fn digest(known: &Known, folder: &Path) -> Result<String, Error> {

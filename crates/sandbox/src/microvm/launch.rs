@@ -2,8 +2,10 @@
 //! no powers, and a filter of system calls under its own.
 
 use std::ffi::OsString;
+use std::fs::Metadata;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +20,9 @@ use crate::ids::{Lease, Users};
 use crate::image::{Need, Tool, find_program};
 use crate::jail::{Given, Jail, Launcher, Output};
 use crate::limits::Machines;
+use crate::live::{self, Live};
 use crate::namespace::root::{Owners, PROGRAMS, shown};
+use crate::namespace::tag;
 
 /// The VMM.
 const QEMU: Need = Need {
@@ -37,8 +41,11 @@ const SAID: u64 = 2048;
 /// Where the processor's virtualisation is.
 const KVM: &str = "/dev/kvm";
 
-/// What the names of control groups of VMMs begin with; the server's process and a number follow.
+/// What the names of control groups of VMMs begin with; the data directory's mark, the server's process and a number follow.
 const GROUP: &str = "vm-";
+
+/// The number of the next group.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// A VMM to start.
 #[derive(Debug)]
@@ -54,6 +61,8 @@ pub(super) struct Launch {
 pub(super) struct Room {
     lease: Option<Lease>,
     group: Option<Group>,
+    /// The group's name, until the group is gone.
+    live: Option<Live>,
 }
 
 impl Drop for Room {
@@ -81,6 +90,40 @@ fn root(owners: Owners) -> Vec<Item> {
     items
 }
 
+/// The group that a VMM of another user has to be in for this device; none if everybody may open it. If nobody but root may, what
+/// to do.
+fn kept(device: &Metadata) -> Result<Option<u32>, String> {
+    let (mode, group) = (device.mode(), device.gid());
+    if mode & 0o006 == 0o006 {
+        return Ok(None);
+    }
+    // What else is root's group's is not for a VMM.
+    if mode & 0o060 == 0o060 && group != 0 {
+        return Ok(Some(group));
+    }
+    Err(format!(
+        "`{KVM}` is for root only (mode {:04o}, group {group}), and virtual machines don't run as root: let its group have it \
+         (`groupadd -f -r kvm && chgrp kvm {KVM} && chmod 0660 {KVM}`; a rule of udev keeps it so), and start the server again",
+        mode & 0o7777
+    ))
+}
+
+/// Removes the groups whose names begin so and that nobody uses. Answers how many there were.
+fn sweep(tree: &Tree, prefix: &str) -> usize {
+    // First all that are there, then whether they are in use: see `live`.
+    let left = tree.found(prefix).into_iter().filter(|(name, group)| {
+        let maker = name.strip_prefix(prefix).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        let used = match maker {
+            // An earlier server may have had the same number.
+            Some(pid) if pid == std::process::id() => live::is(name),
+            Some(pid) => Path::new(&format!("/proc/{pid}")).exists(),
+            None => false,
+        };
+        !used && group.folders().iter().any(|folder| folder.exists())
+    });
+    left.filter(|(_, group)| group.remove()).count()
+}
+
 /// What starts VMMs here.
 #[derive(Debug)]
 pub(super) struct Host {
@@ -92,7 +135,8 @@ pub(super) struct Host {
     privileged: bool,
     users: Arc<Users>,
     cpu: u32,
-    started: AtomicU64,
+    /// What the names of this server's groups begin with.
+    prefix: String,
 }
 
 impl Host {
@@ -125,7 +169,7 @@ impl Host {
             filter: crate::seccomp::machine()?,
             privileged,
             users: Users::new(limits),
-            started: AtomicU64::new(0),
+            prefix: format!("{GROUP}{}", tag(limits)),
             cpu: limits.cpu_hundredths,
         })
     }
@@ -136,48 +180,54 @@ impl Host {
     }
 
     /// Whether there is virtualisation by the processor to try; why not, if not.
-    pub(super) fn has_kvm() -> Result<(), String> {
-        match std::fs::OpenOptions::new().read(true).write(true).open(KVM) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(format!(
-                "`{KVM}` can't be opened ({error}); run the server where it can, on a host with it"
-            )),
-        }
+    pub(super) fn has_kvm(&self) -> Result<(), String> {
+        let device = std::fs::OpenOptions::new().read(true).write(true).open(KVM);
+        let seen = device.and_then(|device| device.metadata()).map_err(|error| {
+            format!("`{KVM}` can't be opened ({error}); run the server where it can, on a host with it")
+        })?;
+        if self.privileged { kept(&seen).map(drop) } else { Ok(()) }
     }
 
-    /// Removes the control groups of servers that are gone. Answers how many there were. It may block.
+    /// What was found out about the processor holds as long as this stays the same.
+    pub(super) fn device(&self) -> String {
+        std::fs::metadata(KVM).map_or_else(
+            |_| "none".to_owned(),
+            |seen| format!("{} {:o} {} {}", self.privileged, seen.mode(), seen.uid(), seen.gid()),
+        )
+    }
+
+    /// Removes the control groups that earlier servers of the same data directory have left. Answers how many there were. It may
+    /// block.
     pub(super) fn sweep(&self) -> usize {
-        let Some(tree) = &self.tree else { return 0 };
-        let left = tree.found(GROUP).into_iter().filter(|(name, _)| {
-            let server =
-                name.strip_prefix(GROUP).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-            server.is_none_or(|pid| pid != std::process::id() && !Path::new(&format!("/proc/{pid}")).exists())
-        });
-        left.filter(|(_, group)| group.remove()).count()
+        self.tree.as_ref().map_or(0, |tree| sweep(tree, &self.prefix))
     }
 
     /// Makes room for a VMM whose guest has so many MiB of memory.
     pub(super) async fn room(&self, memory: u64) -> Result<Room, Error> {
         let lease = self.users.take()?;
-        let group = match &self.tree {
-            Some(tree) => {
-                let quota = Quota {
-                    memory: (memory << 20).saturating_add(OVERHEAD),
-                    processes: THREADS,
-                    // What emulates a machine works beside it.
-                    cpu: self.cpu.saturating_add(50),
-                };
-                let number = self.started.fetch_add(1, Ordering::Relaxed);
-                let (tree, name) = (tree.clone(), format!("{GROUP}{}-{number}", std::process::id()));
-                match super::blocking(move || tree.create(&name, quota)).await {
-                    Ok(group) => Some(group),
-                    Err(error) if self.privileged => return Err(error),
-                    Err(_) => None,
-                }
-            }
-            None => None,
+        let Some(tree) = self.tree.clone() else {
+            return Ok(Room { lease: Some(lease), group: None, live: None });
         };
-        Ok(Room { lease: Some(lease), group })
+        let quota = Quota {
+            memory: (memory << 20).saturating_add(OVERHEAD),
+            processes: THREADS,
+            // What emulates a machine works beside it.
+            cpu: self.cpu.saturating_add(50),
+        };
+        // One row of numbers for all drivers of this process: no two groups have the same name.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (name, privileged) = (format!("{}{}-{number}", self.prefix, std::process::id()), self.privileged);
+        // Whoever waits for it may go away meanwhile: then what was made goes with the answer.
+        super::blocking(move || {
+            let live = Live::new(name.clone());
+            let group = match tree.create(&name, quota) {
+                Ok(group) => Some(group),
+                Err(error) if privileged => return Err(error),
+                Err(_) => None,
+            };
+            Ok(Room { lease: Some(lease), group, live: Some(live) })
+        })
+        .await
     }
 
     /// Starts a VMM.
@@ -185,10 +235,10 @@ impl Host {
         let Launch { arguments, descriptors } = launch;
         let lease = room.lease.take();
         let plan = self.plan(lease.as_ref(), room.group.as_ref(), arguments, &descriptors);
-        let group = room.group.take();
+        let (group, live) = (room.group.take(), room.live.take());
         let descriptors = descriptors.into_iter().map(|(_, descriptor)| descriptor).collect();
         // Nobody else is this user before everything in the jail has ended.
-        let given = Given::new(descriptors, group, Some(Box::new(move || drop(lease))));
+        let given = Given::new(descriptors, group, Some(Box::new(move || drop((lease, live)))));
         let (jail, output) = self.launcher.start(&plan, given).await?;
         Ok(Running { jail, output })
     }
@@ -211,7 +261,10 @@ impl Host {
             (Owners { root: only, agent: only }, [one(me.user), one(me.group)])
         };
         let mut items = root(owners);
-        if Path::new(KVM).exists() {
+        let device = std::fs::metadata(KVM).ok();
+        // As who it is elsewhere, the server's user, it is in all groups that it was in.
+        let kept = device.as_ref().filter(|_| self.privileged).and_then(|device| kept(device).ok()?);
+        if device.is_some() {
             items.push(Item::Bind {
                 from: KVM.into(),
                 to: KVM.into(),
@@ -230,6 +283,7 @@ impl Host {
             members: vec![range[1]],
             user: USER,
             group: USER,
+            kept: kept.into_iter().collect(),
             root: 1 << 20,
             items,
             capabilities: 0,
@@ -291,5 +345,65 @@ impl Running {
     /// Whether it has not ended.
     pub(super) fn is_alive(&self) -> bool {
         !self.jail.ended()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_device_is_opened_by_its_group_and_never_by_root_s() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let file = tempfile::tempfile().unwrap();
+        let seen = |mode, group| {
+            std::os::unix::fs::fchown(&file, None, Some(group)).unwrap();
+            file.set_permissions(std::fs::Permissions::from_mode(mode)).unwrap();
+            kept(&file.metadata().unwrap())
+        };
+        assert_eq!(seen(0o660, 104), Ok(Some(104)));
+        assert_eq!(seen(0o666, 104), Ok(None));
+        for (mode, group) in [(0o600, 0), (0o600, 104), (0o660, 0), (0o640, 104)] {
+            let why = seen(mode, group).unwrap_err();
+            assert!(why.contains("chmod 0660 /dev/kvm") && why.contains("groupadd -f -r kvm"), "{why}");
+        }
+    }
+
+    #[test]
+    fn only_groups_of_the_same_data_directory_that_nobody_uses_are_swept() {
+        let made = Tree::find().and_then(|tree| tree.probe().map(|()| tree));
+        let tree = match made {
+            Ok(tree) => tree,
+            Err(error) => {
+                assert!(!rustix::process::geteuid().is_root(), "{error}");
+                println!("left out: {error}");
+                return;
+            }
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let prefix = |name: &str| format!("{GROUP}{}", tag(&Machines::new(folder.path().join(name))));
+        let (own, others) = (prefix("one"), prefix("two"));
+        let quota = Quota { memory: 64 << 20, processes: 8, cpu: 100 };
+        // The last process number that there can be is nobody's.
+        let (gone, me) = (4_194_304, std::process::id());
+        let make = |name: String| tree.create(&name, quota).unwrap();
+        let live = Live::new(format!("{own}{me}-0"));
+        let kept = [
+            make(format!("{own}{me}-0")),
+            make(format!("{own}{}-0", std::os::unix::process::parent_id())),
+            make(format!("{others}{gone}-0")),
+        ];
+        let left = [make(format!("{own}{gone}-0")), make(format!("{own}{me}-1"))];
+        assert_eq!(sweep(&tree, &own), 2);
+        assert_eq!(sweep(&tree, &own), 0);
+        let there = |group: &Group| group.folders().iter().all(|folder| folder.exists());
+        assert!(kept.iter().all(there) && !left.iter().any(there));
+        drop(live);
+        assert_eq!(sweep(&tree, &own), 1);
+        assert!(kept.iter().all(|group| group.remove()));
     }
 }

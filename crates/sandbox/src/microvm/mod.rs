@@ -1,7 +1,7 @@
 //! The driver `microvm`: each session in a virtual machine of its own.
 //!
-//! A machine begins as a copy of a snapshot: it has booted, its system is mounted, the harness is in its memory. The copy shares
-//! that memory with all others until it writes. Before anything of a session runs in it, it is told who it is: new randomness,
+//! A machine begins as a copy of a snapshot: it has booted, its system and the harness are mounted. The copy shares that memory with
+//! all others until it writes. Before anything of a session runs in it, it is told who it is: new randomness,
 //! name, id and time. It has no network; all that goes in and out is one stream, see [`crate::guest`].
 //!
 //! Nothing of a machine has a name on the host: its disks are files without one, its memory and streams are descriptors. So
@@ -41,7 +41,7 @@ use crate::limits::Machines;
 use crate::{Error, Place, Sandbox as _, Spec};
 use boot::Base;
 use command::Accelerator;
-use disks::Disks;
+use disks::{Disk, Disks};
 use keys::{Key, Kind};
 use launch::Host;
 use pool::{Pool, Spare};
@@ -50,6 +50,11 @@ use vm::Kept;
 
 /// How long a guest may take to become a session's: it mounts two disks and starts nothing.
 const CONFIGURE: Duration = Duration::from_mins(1);
+/// What is weaker without root's powers.
+const UNPRIVILEGED: &str = "the server is not root: the monitors of all virtual machines have the server's user id on the host, so \
+                            a session that breaks out of its machine is held only by namespaces and the filter of system calls, \
+                            not by a user of its own";
+
 /// The disks by their names in a guest, in the order of the command line.
 pub(super) const DISKS: [&str; 4] = ["vda", "vdb", "vdc", "vdd"];
 
@@ -77,6 +82,7 @@ pub(super) struct Shared {
 
 /// A session's machine.
 struct Running {
+    id: SandboxId,
     digest: String,
     sandbox: WeakSandbox,
 }
@@ -165,6 +171,12 @@ impl Shared {
         found
     }
 
+    /// The machines that sessions have now.
+    fn here(&self) -> Vec<(SessionId, SandboxId)> {
+        // No handle is taken of them, which would count as somebody's.
+        lock(&self.running).iter().map(|(session, known)| (*session, known.id)).collect()
+    }
+
     /// Higher than any that a guest has heard of.
     fn generation(&self) -> u64 {
         self.generation.fetch_add(1, Ordering::Relaxed) + 1
@@ -172,7 +184,7 @@ impl Shared {
 
     /// From now on the session has this machine.
     fn note(&self, spec: &Spec, sandbox: &GuestSandbox) {
-        let running = Running { digest: spec.digest.clone(), sandbox: sandbox.downgrade() };
+        let running = Running { id: sandbox.id(), digest: spec.digest.clone(), sandbox: sandbox.downgrade() };
         let mut table = lock(&self.running);
         if table.len() == table.capacity() {
             table.retain(|_, running| running.sandbox.upgrade().is_some());
@@ -190,7 +202,7 @@ impl Shared {
     /// Makes a machine a session's.
     async fn make(self: &Arc<Self>, spec: &Spec) -> Result<GuestSandbox, Error> {
         let kind = keys::kind(self, spec.harness.as_deref()).await?;
-        let release = self.disks.release(&spec.release, &spec.digest).await?;
+        let release = Arc::new(self.disks.release(&spec.release, &spec.digest).await?);
         let waiting = self.pool.take(&kind.key);
         pool::refill(self, &kind);
         if let Some(spare) = waiting {
@@ -210,11 +222,11 @@ impl Shared {
         &self,
         kind: &Kind,
         spare: Spare,
-        release: PathBuf,
+        release: Arc<Disk>,
         spec: &Spec,
     ) -> Result<GuestSandbox, Error> {
         let Spare { vm, release: disk, session } = spare;
-        blocking(move || disks::copy(&release, &disk)).await?;
+        blocking(move || release.copy(&disk)).await?;
         let generation = self.generation();
         let (running, control, stream) = vm.into_parts()?;
         let kept = park::What { session, key: kind.key.clone(), digest: spec.digest.clone() };
@@ -294,13 +306,23 @@ impl crate::Driver for Driver {
     }
 
     async fn notes(&self) -> Vec<String> {
-        match self.shared.accelerator.get() {
-            Some((Accelerator::Tcg, why)) => vec![format!(
+        let mut notes = Vec::new();
+        if let Some((Accelerator::Tcg, why)) = self.shared.accelerator.get() {
+            notes.push(format!(
                 "virtual machines run by SOFTWARE EMULATION, ten to thirty times slower than by the processor: {}",
                 why.as_deref().unwrap_or("the host has no virtualisation")
-            )],
-            _ => Vec::new(),
+            ));
         }
+        if !rustix::process::geteuid().is_root() {
+            notes.push(UNPRIVILEGED.to_owned());
+            let group = blocking(|| crate::cgroup::Tree::find().and_then(|tree| tree.probe()));
+            if let Err(reason) = group.await {
+                notes.push(format!(
+                    "memory and processor time of the monitors of virtual machines are not limited: {reason}"
+                ));
+            }
+        }
+        notes
     }
 
     async fn acquire(&self, spec: &Spec) -> Result<Box<dyn crate::Sandbox>, Error> {
@@ -356,6 +378,8 @@ impl crate::Driver for Driver {
         &self,
         keep: &(dyn for<'a> Fn(&'a SessionId) -> bool + Send + Sync),
     ) -> Result<usize, Error> {
+        // What is made from here on is not meant.
+        let unknown: Vec<_> = self.shared.here().into_iter().filter(|(session, _)| !keep(session)).collect();
         let disks = self.shared.disks.clone();
         let snapshots = self.shared.limits.root.join("snapshots");
         blocking(move || disks.sweep().and_then(|()| snapshot::sweep(&snapshots))).await?;
@@ -366,14 +390,16 @@ impl crate::Driver for Driver {
                 tracing::info!(swept, "removed the control groups of virtual machines that a crash had left");
             }
         }
-        let unknown: Vec<_> =
-            lock(&self.shared.running).keys().filter(|session| !keep(session)).copied().collect();
         let mut ended = 0;
-        for session in unknown {
-            if self.shared.running(session).is_some() {
+        for (session, meant) in unknown {
+            let lane = self.shared.lane(session);
+            let _turn = lane.lock().await;
+            let Some((_, sandbox)) = self.shared.running(session) else { continue };
+            if sandbox.id() == meant {
+                sandbox.close().await?;
+                lock(&self.shared.running).remove(&session);
                 ended += 1;
             }
-            self.erase(session).await?;
         }
         Ok(ended)
     }

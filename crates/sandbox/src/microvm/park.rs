@@ -132,7 +132,7 @@ async fn taken(
         let path = from.join(DISK);
         let session = File::options().read(true).write(true).open(&path).map_err(at("opening", &path))?;
         let parts = boot::parts(&base, &folder, &kind, session)?;
-        disks::copy(&release, &parts.release)?;
+        release.copy(&parts.release)?;
         let path = from.join(STATE);
         let state = File::open(&path).map_err(at("opening", &path))?;
         let ram = memory::create(shape.memory * MEBIBYTE).map_err(at("making memory for", &path))?;

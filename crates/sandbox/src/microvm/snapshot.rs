@@ -15,6 +15,7 @@ use super::disks::at;
 use super::{disks, memory};
 use crate::Error;
 use crate::image::erofs;
+use crate::live::Live;
 
 /// Memory and state in a snapshot's folder, and what they should be. The last is written last.
 const MEMORY: &str = "memory";
@@ -72,11 +73,10 @@ impl Snapshot {
 
     /// Writes it to a folder, whole or not at all.
     pub(super) fn save(&self, folder: &Path) -> Result<(), Error> {
-        let mut name = folder.file_name().unwrap_or_default().to_owned();
-        name.push(format!("{}{}", disks::PART, std::process::id()));
-        let part = folder.with_file_name(name);
+        let name = disks::unfinished(&folder.file_name().unwrap_or_default().to_string_lossy());
+        let part = folder.with_file_name(&name);
+        let _live = Live::new(name);
         let remove = |path: &Path| erofs::remove(path).map_err(|error| disks::failed(&error));
-        remove(&part)?;
         std::fs::create_dir_all(&part).map_err(at("making", &part))?;
         let path = part.join(MEMORY);
         let file = File::create(&path).map_err(at("making", &path))?;
@@ -102,7 +102,11 @@ impl Snapshot {
         if file.metadata().map_err(at("reading", &path))?.len() != record.bytes || meta.len() > LONGEST {
             return Ok(None);
         }
-        let state = std::fs::read(folder.join(STATE)).map_err(at("reading", folder))?;
+        let state = match std::fs::read(folder.join(STATE)) {
+            // It is being removed just now: the next one is made.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(at("reading", folder))?,
+        };
         let memory = memory::create(record.bytes).map_err(at("reading", &path))?;
         let digest = memory::copy(&file, &memory).map_err(at("reading", &path))?;
         let snapshot = Self { memory, state };

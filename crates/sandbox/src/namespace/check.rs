@@ -1,37 +1,36 @@
 //! Whether the driver works here, what should be known of how, and what a crash left.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use karta_types::{SandboxId, SessionId};
 
 use super::{Shared, folder, machine};
 use crate::cgroup::Group;
+use crate::live::{self, Live};
 use crate::{Command, Error, Sandbox as _, Spec};
 
-/// What is on the host under a sandbox's id.
-pub(super) struct Left {
-    name: String,
-    group: Option<Group>,
-    folder: Option<PathBuf>,
-}
+/// The session of sandboxes that are only tried, and what their names begin with.
+const TRIAL: SessionId = SessionId::from_u128(0);
+const TRIED: &str = "trial-";
 
 impl Shared {
     /// Makes a sandbox, runs a program in it and ends it.
     pub(super) async fn trial(self: &Arc<Self>, id: SandboxId) -> Result<(), Error> {
-        let release = self.machines.root.join(format!("{}trial-{id}", self.tag));
-        self.trials().insert(id);
+        let name = format!("{}-release", self.name(id, TRIAL));
+        let release = self.machines.root.join(&name);
+        let live = Live::new(name);
         let tried = match fs::create_dir_all(&release).map_err(machine::at("making", &release)) {
             Ok(()) => {
-                let spec = Spec::new(SessionId::from_u128(0), release.clone(), "trial".to_owned());
+                let spec = Spec::new(TRIAL, release.clone(), "trial".to_owned());
                 self.attempt(id, &spec).await
             }
             Err(error) => Err(error),
         };
         let _ = fs::remove_dir_all(&release);
-        self.trials().remove(&id);
+        drop(live);
         tried.map_err(|error| {
             let text = error.to_string();
             let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
@@ -41,8 +40,20 @@ impl Shared {
         })
     }
 
-    fn trials(&self) -> MutexGuard<'_, BTreeSet<SandboxId>> {
-        self.trials.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What a sandbox's things on the host are called. A trial may be another process's than the server's, and tells whose.
+    pub(super) fn name(&self, id: SandboxId, session: SessionId) -> String {
+        if session == TRIAL {
+            return format!("{}{TRIED}{}-{id}", self.tag, std::process::id());
+        }
+        format!("{}{id}", self.tag)
+    }
+
+    /// Whether somebody uses the things of this name.
+    fn uses(&self, name: &str) -> bool {
+        let tried = name.strip_prefix(&self.tag).and_then(|rest| rest.strip_prefix(TRIED));
+        let maker = tried.and_then(|rest| rest.split('-').next()?.parse().ok());
+        let other = maker.filter(|pid: &u32| *pid != std::process::id());
+        live::is(name) || other.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists())
     }
 
     async fn attempt(self: &Arc<Self>, id: SandboxId, spec: &Spec) -> Result<(), Error> {
@@ -93,58 +104,41 @@ impl Shared {
                 .map_err(Clone::clone)
                 .and_then(|tree| tree.probe().map_err(|error| error.to_string()));
             if let Err(reason) = group {
-                notes.push(format!(
-                    "memory and processor time of sandboxes are not limited, and they can't be paused: {reason}"
-                ));
+                notes.push(format!("memory and processor time of sandboxes are not limited: {reason}"));
             }
         }
         notes
     }
 
-    /// What is on the host of any sandbox of this server.
-    pub(super) async fn leftovers(self: Arc<Self>) -> Result<Vec<Left>, Error> {
-        super::blocking("looking for what a crash left", move || {
-            let mut left: Vec<Left> = Vec::new();
+    /// Removes what is on the host of sandboxes that this process does not have. Answers of how many.
+    pub(super) async fn sweep(self: Arc<Self>) -> Result<usize, Error> {
+        super::blocking("removing what a crash left", move || {
+            // First all that is there, then whether it is in use: see `live`.
+            let mut left: BTreeMap<String, (Option<Group>, Option<PathBuf>)> = BTreeMap::new();
             if let Ok(tree) = &self.groups {
-                left.extend(tree.found(&self.tag).into_iter().map(|(name, group)| Left {
-                    name,
-                    group: Some(group),
-                    folder: None,
-                }));
+                for (name, group) in tree.found(&self.tag) {
+                    left.entry(name).or_default().0 = Some(group);
+                }
             }
             for entry in fs::read_dir(&self.machines.root).into_iter().flatten().flatten() {
                 if let Some(name) = entry.file_name().to_str().filter(|name| name.starts_with(&self.tag)) {
-                    left.push(Left { name: name.to_owned(), group: None, folder: Some(entry.path()) });
+                    left.entry(name.to_owned()).or_default().1 = Some(entry.path());
                 }
             }
-            Ok(left)
-        })
-        .await
-    }
-
-    /// Removes what is left of sandboxes that are not here. Answers of how many.
-    pub(super) async fn sweep(
-        self: Arc<Self>,
-        left: Vec<Left>,
-        here: impl Iterator<Item = SandboxId>,
-    ) -> Result<usize, Error> {
-        let trials = self.trials().clone();
-        let here: BTreeSet<_> = here.chain(trials).map(|id| id.to_string()).collect();
-        super::blocking("removing what a crash left", move || {
-            let mut removed = BTreeSet::new();
-            for Left { name, group, folder } in left {
-                if here.iter().any(|one| name.ends_with(one.as_str())) {
-                    continue;
-                }
+            let mut removed = 0;
+            for (name, (group, folder)) in left.into_iter().filter(|(name, _)| !self.uses(name)) {
+                let there = |path: &PathBuf| path.exists();
+                // What was being removed just now is gone, and was not left.
+                removed +=
+                    usize::from(group.iter().flat_map(Group::folders).any(there) || folder.iter().any(there));
                 if group.is_some_and(|group| !group.remove()) {
                     tracing::warn!(group = name, "a control group that a crash left could not be removed");
                 }
                 if let Some(folder) = folder {
                     folder::remove(&folder);
                 }
-                removed.insert(name);
             }
-            Ok(removed.len())
+            Ok(removed)
         })
         .await
     }

@@ -22,6 +22,7 @@ use crate::cgroup::Quota;
 use crate::guest::{GuestSandbox, Link, Machine, Setup};
 use crate::image::{self, Images};
 use crate::jail::{Given, Jail, Output};
+use crate::live::Live;
 use crate::{Error, Place, Spec, seccomp};
 
 /// How long the first process may take to be there, and to make the rest.
@@ -186,7 +187,9 @@ impl Shared {
     fn prepare(&self, id: SandboxId, spec: &Spec) -> Result<Made, Error> {
         let machines = &self.machines;
         fs::create_dir_all(&machines.root).map_err(at("making", &machines.root))?;
-        let name = format!("{}{id}", self.tag);
+        let name = self.name(id, spec.session);
+        // Before anything of it is made. Whatever fails from here on, it is given back after the rest is removed.
+        let live = Live::new(name.clone());
         let (channel, inside) = Stream::pair().map_err(at("making a channel for", &machines.root))?;
         let mut descriptors = vec![OwnedFd::from(inside)];
         let mut numbers = vec![Some(CHANNEL)];
@@ -262,6 +265,7 @@ impl Shared {
             members,
             user: u32::from(first),
             group: u32::from(first),
+            kept: Vec::new(),
             root: 1 << 20,
             items,
             capabilities: POWERS.iter().fold(0, |all, one| all | 1 << one),
@@ -289,7 +293,7 @@ impl Shared {
             if let Some(folder) = folder {
                 folder::remove(&folder);
             }
-            drop(lease);
+            drop((lease, live));
         });
         let given = Given::new(descriptors, group, Some(afterwards));
         Ok(Made { plan, given, channel, state })

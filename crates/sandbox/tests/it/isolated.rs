@@ -42,6 +42,32 @@ async fn a_trial_says_that_it_works_here() {
 }
 
 #[tokio::test]
+async fn reaping_takes_nothing_that_is_in_use() {
+    let world = World::new();
+    crate::support::reaped_meanwhile(&namespace(&world), &world, 12).await;
+}
+
+#[tokio::test]
+async fn a_trial_is_not_swept_by_the_server_of_the_same_place() {
+    let world = World::new();
+    let (server, other) = (namespace(&world), namespace(&world));
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let tried = async {
+        for _ in 0..3 {
+            other.check().await.unwrap();
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    let reaped = async {
+        while !over.load(std::sync::atomic::Ordering::Relaxed) {
+            assert_eq!(server.reap(&|_| false).await.unwrap(), 0);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::join!(tried, reaped);
+}
+
+#[tokio::test]
 async fn a_session_has_its_own_place() {
     let world = World::new();
     let driver = namespace(&world);

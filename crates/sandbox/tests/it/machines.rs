@@ -289,6 +289,43 @@ async fn a_machine_stands_still_and_goes_on_and_a_killed_one_is_replaced() {
     assert!(machines().is_empty());
 }
 
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn reaping_takes_no_machine_that_is_in_use_or_waits() {
+    let world = World::new();
+    let driver = driver(Machines { root: common(), warm: 1, ..limits(world.folder.path()).await });
+    crate::support::reaped_meanwhile(&driver, &world, 4).await;
+    drop(driver);
+    gone().await;
+}
+
+#[tokio::test]
+#[ignore = "needs an image and QEMU"]
+async fn an_image_may_be_removed_while_machines_are_made_from_it() {
+    let world = World::new();
+    let limits = limits(world.folder.path()).await;
+    let copy = world.folder.path().join("image");
+    std::fs::create_dir(&copy).unwrap();
+    for entry in std::fs::read_dir(limits.image.as_ref().unwrap()).unwrap().flatten() {
+        if entry.file_type().unwrap().is_file() {
+            std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+        }
+    }
+    let root = limits.root.clone();
+    let driver = driver(Machines { image: Some(copy.clone()), ..limits });
+    driver.acquire(&world.spec(1, "one")).await.unwrap().close().await.unwrap();
+    std::fs::remove_dir_all(&copy).unwrap();
+    // And the disks that it would keep, and the snapshot: a harness that is new here boots a machine.
+    std::fs::remove_dir_all(&root).unwrap();
+    let harness = world.release().join("agents");
+    for spec in [world.spec(1, "one"), Spec { harness: Some(harness), ..world.spec(2, "one") }] {
+        let sandbox = driver.acquire(&spec).await.unwrap();
+        assert_eq!(say(&*sandbox, "cat CLAUDE.md").await, "be brief\n");
+        sandbox.close().await.unwrap();
+    }
+    assert!(machines().is_empty());
+}
+
 /// The processor time of all machines, in the kernel's ticks.
 fn ticks() -> u64 {
     let of = |pid: u32| {
@@ -454,7 +491,8 @@ fn groups(server: u32) -> usize {
         .filter_map(|tree| std::fs::read_dir(tree.path().join("karta")).ok())
         .flatten()
         .flatten()
-        .filter(|group| group.file_name().to_string_lossy().starts_with(&format!("vm-{server}-")))
+        .filter(|group| group.file_name().to_string_lossy().starts_with("vm-"))
+        .filter(|group| group.file_name().to_string_lossy().contains(&format!("-{server}-")))
         .count()
 }
 

@@ -198,3 +198,50 @@ pub(crate) fn tree(folder: &Path) -> Vec<(PathBuf, String)> {
     found.sort();
     found
 }
+
+/// Sandboxes come and go in every way while the driver is reaped again and again: none that is in use is touched, and nothing that
+/// is on its way out counts as left behind.
+pub(crate) async fn reaped_meanwhile(driver: &dyn Driver, world: &World, rounds: u128) {
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let order = std::sync::atomic::Ordering::Relaxed;
+    let come_and_go = |number: u128| async move {
+        let parked = world.folder.path().join(format!("parked-{number}"));
+        for round in 0..rounds {
+            let spec = world.spec(number, "a");
+            let sandbox = acquire(driver, &spec).await;
+            sandbox.put(Path::new("note"), b"kept").await.unwrap();
+            tokio::task::yield_now().await;
+            let text = "cat \"$HOME/note\" || cat /home/agent/note";
+            let (said, exit) = run(&*sandbox, &script(&*sandbox, text), "").await;
+            assert!(exit.status == Some(0) && said.contains("kept"), "{exit:?} {said}");
+            match round % 4 {
+                0 if sandbox.parks() => {
+                    sandbox.park(&parked).await.unwrap();
+                    drop(sandbox);
+                    let revived = driver.revive(&spec, &parked).await.unwrap().sandbox;
+                    assert_eq!(revived.find("note", 9).await.unwrap().len(), 1);
+                    revived.close().await.unwrap();
+                }
+                0 | 1 => sandbox.close().await.unwrap(),
+                2 => drop(sandbox),
+                _ => driver.erase(spec.session).await.unwrap(),
+            }
+        }
+    };
+    let reap = async {
+        let mut times = 0;
+        while !over.load(order) {
+            assert_eq!(driver.reap(&|_| true).await.unwrap(), 0);
+            times += 1;
+            tokio::task::yield_now().await;
+        }
+        times
+    };
+    let work = async {
+        tokio::join!(come_and_go(1), come_and_go(2));
+        over.store(true, order);
+    };
+    let (times, ()) = tokio::join!(reap, work);
+    println!("reaped {times} times");
+    assert!(times > 0);
+}
