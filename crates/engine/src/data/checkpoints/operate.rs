@@ -11,6 +11,7 @@ use super::{Checkpoints, Limits};
 use crate::control::audit::by_platform;
 use crate::control::encryption::{KeyEncryption, LocalKeys, NoKeys};
 use crate::data::releases::Packs;
+use crate::data::turn::parked::ParkedTurns;
 use crate::settings::{Plane, Settings};
 use crate::{Engine, Error, Result};
 
@@ -51,6 +52,7 @@ pub(crate) fn open(
 pub async fn shred(settings: &Settings, org: &str) -> Result<u64> {
     let (clock, rng) = (Arc::new(karta_types::time::System), Arc::new(karta_types::rng::System));
     let keyring = Keyring::load_or_create(&settings.data.join("keys"), &*rng)?;
+    let sealing = keyring.clone();
     let store = Store::open(settings.store_options(keyring)).await?;
     let done = async {
         let id = match org.parse::<OrgId>() {
@@ -61,11 +63,24 @@ pub async fn shred(settings: &Settings, org: &str) -> Result<u64> {
         let packs = Packs::in_folder(&blobs)?;
         let told = by_platform((&*clock, &*rng), id, DESTROYED, id, None);
         let checkpoints = open(settings, &store, packs.store(), blobs, clock.clone(), rng.clone())?;
-        Ok(checkpoints.destroy_key(id, told).await?)
+        let parked = ParkedTurns::new(settings.data.join("parked"), sealing);
+        let destroyed = checkpoints.destroy_key(id, told).await?;
+        erase_parked(&parked, &store, id).await?;
+        Ok(destroyed)
     };
     let done = done.await;
     store.close().await;
     done
+}
+
+/// Removes the memory of the organisation's turns that are parked on this host: it is in plain.
+async fn erase_parked(parked: &ParkedTurns, store: &Store, org: OrgId) -> Result<()> {
+    for session in parked.sessions() {
+        if store.session_get(org, session).await?.is_some() {
+            parked.erase(session);
+        }
+    }
+    Ok(())
 }
 
 impl Engine {
@@ -76,7 +91,9 @@ impl Engine {
     /// A store can't be written.
     pub async fn destroy_state_key(&self, org: OrgId) -> Result<u64> {
         let told = by_platform((self.clock(), self.rng()), org, DESTROYED, org, None);
-        Ok(self.checkpoints().destroy_key(org, told).await?)
+        let destroyed = self.checkpoints().destroy_key(org, told).await?;
+        erase_parked(self.parked(), self.store(), org).await?;
+        Ok(destroyed)
     }
 
     /// Makes a new key that wraps the organisations' state keys, and wraps each of them with it. Answers how many.

@@ -1,6 +1,7 @@
 //! Turns: admitted, run, folded.
 
 pub mod admit;
+mod commit;
 pub mod fold;
 pub mod machine;
 pub mod meter;

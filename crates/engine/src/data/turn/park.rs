@@ -16,6 +16,8 @@ use super::run::{Current, Fatal, NewTurn, Runner};
 use crate::data::transport;
 use crate::{Engine, Error, Result};
 
+/// How soon a turn is woken again that had no place among the processes, or no answer from the control plane.
+const WAKE: Duration = Duration::from_secs(3);
 /// After a failure to save a sandbox, how long until it is tried again.
 const AGAIN: Duration = Duration::from_mins(10);
 
@@ -155,6 +157,7 @@ impl Runner {
         if !self.running.as_ref().is_some_and(sleeps) {
             return Ok(());
         }
+        self.wake_at = None;
         match self.woken().await {
             Ok(awake) => {
                 let Some(running) = &mut self.running else { return Ok(()) };
@@ -166,8 +169,19 @@ impl Runner {
                 }
                 Ok(())
             }
+            // It sleeps on; what is to be written waits with it.
+            Err(error) if error.code() == ErrorCode::Overloaded => {
+                tracing::warn!(session = %self.row.id, error = error.chain(), "a parked turn waits to be woken");
+                self.wake_at = Some(self.engine.clock().now().plus(WAKE));
+                Ok(())
+            }
             Err(error) => self.lost(&error).await,
         }
+    }
+
+    /// When what sleeps and could not be woken is tried again.
+    pub(super) fn wake_at(&self) -> Option<Timestamp> {
+        self.wake_at.filter(|_| self.running.as_ref().is_some_and(|running| running.awake().is_none()))
     }
 
     /// What sleeps can't be woken: its turn ends, with what was said so far.
@@ -191,6 +205,11 @@ impl Runner {
         let spec = self.spec(&release, harness);
         let pass = self.engine.channels().open_again(token, self.channel(), self.way_out.way());
         let (session, parked) = (self.row.id, self.engine.parked().clone());
+        // Since a start of the server there is no way out any more. It is made before anything is used up.
+        let outside = match &self.decisions {
+            Some(_) => None,
+            None => Some(self.engine.session_egress(&self.row, self.home, release.recipe()).await?),
+        };
         let folder = blocking(move || parked.take(session)).await?;
         let driver = self.engine.driver(release.harness.id());
         let revived = driver.revive(&spec, &folder.machine()).await?;
@@ -201,9 +220,9 @@ impl Runner {
         };
         let io = transport::open(self.engine.tasks(), process, sandbox.clone(), Transport::Stdio);
         tokio::task::spawn_blocking(move || drop(folder));
-        if self.decisions.is_none() {
-            // Since a start of the server. Programs that have read the old certificates will not trust the new ones.
-            self.open_way_out(&release, &*sandbox).await?;
+        if let Some(outside) = outside {
+            // Programs that have read the old certificates will not trust the new ones.
+            self.go_out_by(outside, &*sandbox).await?;
         }
         self.goes_on_in(sandbox.clone(), version);
         Ok(Awake { io, sandbox, paused: false, _pass: pass, _room: room })

@@ -256,6 +256,12 @@ impl ParkedTurns {
         drop(self.take(session));
     }
 
+    /// The sessions that have something parked here.
+    pub(crate) fn sessions(&self) -> Vec<SessionId> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
     /// After a crash: removes what was not finished, and what `keep` does not know.
     pub(crate) fn reap(&self, keep: &dyn Fn(SessionId) -> bool) {
         let Ok(entries) = fs::read_dir(&self.root) else { return };

@@ -17,7 +17,7 @@ use karta_types::{Body, ErrorCode, RequestId, Secret};
 use serde_json::json;
 
 use crate::data::channels::{Pass, SessionChannel};
-use crate::data::egress::told;
+use crate::data::egress::{Decisions, Egress, told};
 use crate::data::releases::Loaded;
 use crate::data::transport::{self, Io, IoEvent};
 use crate::data::turn::machine::{Effect, Limits, Machine};
@@ -333,10 +333,22 @@ impl Runner {
         release: &Loaded,
         sandbox: &dyn Sandbox,
     ) -> Result<Vec<(String, String)>> {
-        let Some(address) = sandbox.service(Service::Egress) else { return Ok(Vec::new()) };
+        if sandbox.service(Service::Egress).is_none() {
+            return Ok(Vec::new());
+        }
         // What was decided on the way out before this one is told. Where it can't be written, nothing after it can, and that is heard of.
         let _ = self.close_way_out().await;
-        let (egress, decisions) = self.engine.session_egress(&self.row, self.home, release.recipe()).await?;
+        let outside = self.engine.session_egress(&self.row, self.home, release.recipe()).await?;
+        self.go_out_by(outside, sandbox).await
+    }
+
+    /// Leads what comes out of the sandbox this way. Answers what its programs must know of it.
+    pub(super) async fn go_out_by(
+        &mut self,
+        (egress, decisions): (Egress, Decisions),
+        sandbox: &dyn Sandbox,
+    ) -> Result<Vec<(String, String)>> {
+        let Some(address) = sandbox.service(Service::Egress) else { return Ok(Vec::new()) };
         let bundle = sandbox.place().temp.join(BUNDLE);
         if egress.looks() {
             sandbox.put(&bundle, egress.bundle().as_bytes()).await?;

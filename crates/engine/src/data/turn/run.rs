@@ -10,14 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use karta_harness::Input;
 use karta_sandbox::Sandbox;
-use karta_store::{AuditEntry, Commit, SessionRow, TurnChange, TurnRow};
+use karta_store::{AuditEntry, SessionRow, TurnChange};
 use karta_types::egress::Decision;
 use karta_types::event::Answerer;
 use karta_types::message::{Answer, Content, Message};
-use karta_types::session::{
-    Isolation, Participant, PermissionMode, ReleasePin, SessionStatus, Turn, TurnState,
-};
-use karta_types::usage::Metered;
+use karta_types::session::{Isolation, Participant, PermissionMode, ReleasePin, SessionStatus, TurnState};
 use karta_types::{
     Body, ErrorCode, KeyId, OrgId, Problem, ProjectId, RequestId, Seq, SessionId, SessionTokenId, Timestamp,
     TurnId,
@@ -169,11 +166,13 @@ pub(super) struct Runner {
     pub(super) idle: Duration,
     closed: bool,
     /// What the audit log is told with the next answer that is committed.
-    told: Vec<AuditEntry>,
+    pub(super) told: Vec<AuditEntry>,
     /// What comes out of its sandboxes goes here.
     pub(super) way_out: WayOut,
     /// What is decided about it.
     pub(super) decisions: Option<Decisions>,
+    /// When a turn that could not be woken is tried again.
+    pub(super) wake_at: Option<Timestamp>,
     /// A turn that waits is not parked again before this.
     pub(super) not_parked_before: Timestamp,
     /// The disk was full during this turn: what room is left is for its end, not for more words.
@@ -237,6 +236,7 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         told: Vec::new(),
         way_out: WayOut::new(engine.clone(), way),
         decisions: None,
+        wake_at: None,
         not_parked_before: row.created_at,
         muted: false,
         row,
@@ -315,6 +315,9 @@ impl Runner {
                 Next::Heard(heard) => self.heard(heard).await?,
                 Next::Decided(Some(decisions)) => self.tell_decisions(&decisions).await?,
                 Next::Decided(None) => self.decisions = None,
+                Next::Deadline if self.wake_at().is_some_and(|at| self.engine.clock().now() >= at) => {
+                    self.awaken().await?;
+                }
                 Next::Deadline if self.park_at().is_some_and(|at| self.engine.clock().now() >= at) => {
                     self.park().await?;
                 }
@@ -346,7 +349,7 @@ impl Runner {
     fn deadline(&self) -> Option<Timestamp> {
         let machine = self.running.as_ref().and_then(|running| running.machine.deadline());
         let idle = self.current.is_none().then(|| self.idle_since.plus(self.idle));
-        let rests = [self.rest_at(), self.park_at(), self.pause_at()].into_iter().flatten();
+        let rests = [self.rest_at(), self.park_at(), self.pause_at(), self.wake_at()].into_iter().flatten();
         machine.into_iter().chain(idle).chain(rests).min()
     }
 
@@ -558,9 +561,8 @@ impl Runner {
             Ok(false) => {
                 tracing::warn!(session = %self.row.id, "a parked turn does not fit what is on record");
             }
-            Err(error) => {
-                tracing::error!(session = %self.row.id, error = error.chain(), "a parked turn can't be taken up");
-            }
+            // Passing trouble, as of a control plane that is away: it stays parked, and the next order tries again.
+            Err(error) => return Err(Fatal::Store(error)),
         }
         self.running = None;
         self.current = None;
@@ -718,102 +720,6 @@ impl Runner {
         if let (Some(current), Body::Text { .. }) = (&mut self.current, body) {
             let now = self.engine.clock().now();
             current.first_text.get_or_insert(now);
-        }
-    }
-
-    /// Commits a step of the turn, then shows it. An inner error is one the caller can go on after.
-    pub(super) async fn commit(
-        &mut self,
-        bodies: Vec<(Body, Option<Bytes>)>,
-        turn: Option<TurnChange>,
-        more: impl FnOnce(&mut Commit),
-    ) -> Result<Result<()>, Fatal> {
-        let id = self.current.as_ref().map(|current| current.new.id);
-        self.commit_for(id, bodies, turn, more).await
-    }
-
-    /// Commits events of this turn, which may be one that never ran.
-    pub(super) async fn commit_for(
-        &mut self,
-        id: Option<TurnId>,
-        bodies: Vec<(Body, Option<Bytes>)>,
-        turn: Option<TurnChange>,
-        more: impl FnOnce(&mut Commit),
-    ) -> Result<Result<()>, Fatal> {
-        let at = self.engine.clock().now();
-        let before = self.writer.head;
-        let (mut asked, mut resolved) = (Vec::new(), Vec::new());
-        for (body, _) in &bodies {
-            match body {
-                Body::InputRequired(input) => asked.push(input.clone()),
-                Body::InputResolved { request_id, decision, by } => {
-                    resolved.push((*request_id, *decision, by.clone()));
-                }
-                _ => {}
-            }
-        }
-        let batch = self.writer.encode(at, id, bodies);
-        let mut commit = Commit {
-            org: self.row.org,
-            session: self.row.id,
-            generation: self.row.generation,
-            head: before,
-            at,
-            chunk: batch.as_ref().map(crate::data::journal::Batch::to_chunk),
-            status: None,
-            native: None,
-            agent: None,
-            last_version: None,
-            pinned_version: None,
-            turn,
-            asked,
-            told: if resolved.is_empty() { Vec::new() } else { std::mem::take(&mut self.told) },
-            resolved,
-        };
-        more(&mut commit);
-        match self.engine.store().commit(commit).await {
-            Ok(()) => {
-                if let Some(batch) = batch {
-                    self.live.show(Arc::new(batch));
-                }
-                Ok(Ok(()))
-            }
-            Err(karta_store::Error::Fenced) => Err(Fatal::Fenced),
-            Err(karta_store::Error::Full) => {
-                self.writer.head = before;
-                self.engine.space_is_short();
-                Ok(Err(karta_store::Error::Full.into()))
-            }
-            Err(error) => Err(Fatal::Store(error.into())),
-        }
-    }
-
-    fn record(
-        &self,
-        new: &NewTurn,
-        state: TurnState,
-        release: Option<&Loaded>,
-        started_at: Option<Timestamp>,
-    ) -> TurnRow {
-        TurnRow {
-            org: self.row.org,
-            key: new.key,
-            turn: Turn {
-                id: new.id,
-                session_id: self.row.id,
-                release: release.map(Loaded::release_ref),
-                agent: new.agent.clone().or_else(|| self.row.current_agent.clone()),
-                participant: new.participant.clone(),
-                state,
-                stop_reason: None,
-                error: None,
-                usage: Metered::default(),
-                models: Vec::new(),
-                created_at: new.at,
-                started_at,
-                first_text_at: None,
-                ended_at: None,
-            },
         }
     }
 
