@@ -42,7 +42,7 @@ const SAID: u64 = 2048;
 const KVM: &str = "/dev/kvm";
 
 /// What the names of control groups of VMMs begin with; the data directory's mark, the server's process and a number follow.
-const GROUP: &str = "vm-";
+const GROUP: &str = "machine-";
 
 /// The number of the next group.
 static NEXT: AtomicU64 = AtomicU64::new(0);
