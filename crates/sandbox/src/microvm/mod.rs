@@ -14,6 +14,7 @@ mod figures;
 mod keys;
 mod launch;
 mod memory;
+mod notes;
 mod park;
 mod pool;
 mod qmp;
@@ -50,11 +51,6 @@ use vm::Kept;
 
 /// How long a guest may take to become a session's: it mounts two disks and starts nothing.
 const CONFIGURE: Duration = Duration::from_mins(1);
-/// What is weaker without root's powers.
-const UNPRIVILEGED: &str = "the server is not root: the monitors of all virtual machines have the server's user id on the host, so \
-                            a session that breaks out of its machine is held only by namespaces and the filter of system calls, \
-                            not by a user of its own";
-
 /// The disks by their names in a guest, in the order of the command line.
 pub(super) const DISKS: [&str; 4] = ["vda", "vdb", "vdc", "vdd"];
 
@@ -306,23 +302,7 @@ impl crate::Driver for Driver {
     }
 
     async fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        if let Some((Accelerator::Tcg, why)) = self.shared.accelerator.get() {
-            notes.push(format!(
-                "virtual machines run by SOFTWARE EMULATION, ten to thirty times slower than by the processor: {}",
-                why.as_deref().unwrap_or("the host has no virtualisation")
-            ));
-        }
-        if !rustix::process::geteuid().is_root() {
-            notes.push(UNPRIVILEGED.to_owned());
-            let group = blocking(|| crate::cgroup::Tree::find().and_then(|tree| tree.probe()));
-            if let Err(reason) = group.await {
-                notes.push(format!(
-                    "memory and processor time of the monitors of virtual machines are not limited: {reason}"
-                ));
-            }
-        }
-        notes
+        notes::notes(&self.shared).await
     }
 
     async fn acquire(&self, spec: &Spec) -> Result<Box<dyn crate::Sandbox>, Error> {

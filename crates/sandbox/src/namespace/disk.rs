@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{CWD, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -30,8 +31,8 @@ fn template(root: &Path, bytes: u64) -> Result<PathBuf, Error> {
         return Ok(template);
     }
     fs::create_dir_all(&folder).map_err(at("making", &folder))?;
-    // Formatted under another name, so that nobody takes a half one.
-    let part = folder.join(format!("state-{bytes}.{}.part", std::process::id()));
+    // Formatted under a name of its own, so that nobody takes a half one and two that are made at once are not one.
+    let part = folder.join(format!("state-{bytes}.{}.part", unique()));
     let format = || -> io::Result<()> {
         File::create(&part)?.set_len(bytes)?;
         let features = "^has_journal,^resize_inode,^metadata_csum_seed";
@@ -57,6 +58,12 @@ fn template(root: &Path, bytes: u64) -> Result<PathBuf, Error> {
     Ok(template)
 }
 
+/// The same for nobody else now.
+fn unique() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 fn nameless(root: &Path) -> io::Result<File> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let owner = Mode::RUSR | Mode::WUSR;
@@ -64,7 +71,7 @@ fn nameless(root: &Path) -> io::Result<File> {
         Ok(file) => Ok(file.into()),
         // Not every file system can; then it has a name for a moment.
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-            let path = root.join(format!("disk-{}.part", std::process::id()));
+            let path = root.join(format!("disk-{}.part", unique()));
             let file = rustix::fs::openat(CWD, &path, flags | OFlags::CREATE | OFlags::EXCL, owner)?;
             fs::remove_file(&path)?;
             Ok(file.into())

@@ -491,7 +491,7 @@ fn groups(server: u32) -> usize {
         .filter_map(|tree| std::fs::read_dir(tree.path().join("karta")).ok())
         .flatten()
         .flatten()
-        .filter(|group| group.file_name().to_string_lossy().starts_with("vm-"))
+        .filter(|group| group.file_name().to_string_lossy().starts_with("machine-"))
         .filter(|group| group.file_name().to_string_lossy().contains(&format!("-{server}-")))
         .count()
 }
