@@ -12,6 +12,7 @@ mod secrets;
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
 
+use karta_client::SessionFilter;
 use karta_types::RequestId;
 use serde_json::json;
 
@@ -78,8 +79,12 @@ impl Ring {
         Self { karta, gateway, machine: isolation == "microvm", attacker, victim }
     }
 
-    /// Ends the server in good order; whatever was tried, the provider's key is nowhere.
+    /// Ends the sessions and the server in good order; whatever was tried, nothing of them is left, and the provider's key is nowhere.
     async fn end(self) {
+        for session in self.karta.client.sessions(&SessionFilter::default()).await.unwrap().data {
+            self.karta.client.delete_session(session.id).await.unwrap();
+        }
+        super::isolated::nothing_left(&self.karta.data.path().join("data"));
         let (log, data) = self.karta.stop().await;
         assert!(!log.contains(PLANTED));
         nowhere(&data.path().join("data"));

@@ -34,7 +34,7 @@ async fn turn(karta: &Karta, session: SessionId, text: &str) -> Vec<Event> {
 }
 
 /// Nothing of a machine or of namespaces is left on the host.
-fn nothing_left(data: &Path) {
+pub(super) fn nothing_left(data: &Path) {
     for folder in ["machines", "sandboxes", "parked"] {
         let Ok(entries) = std::fs::read_dir(data.join(folder)) else { continue };
         let left: Vec<_> = entries
