@@ -36,7 +36,7 @@ impl Runner {
     pub(super) fn park_at(&self) -> Option<Timestamp> {
         let running = self.running.as_ref()?;
         let parks = running.awake().is_some_and(|awake| awake.sandbox.parks()) && !running.killed();
-        running.machine.tape().filter(|_| parks)?;
+        running.machine.tape().filter(|tape| parks && tape.has_room())?;
         let rest = Duration::from_secs(self.engine.settings().limits.park_seconds);
         let since = running.machine.still_since()?;
         Some(self.undisturbed(since.plus(rest).max(self.not_parked_before)))

@@ -214,8 +214,7 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
     };
     let (exhausted_to, exhausted) = mpsc::channel(1);
     // Where sandboxes are kept from the network, a token is good only for what comes out of its own.
-    let kept_apart =
-        engine.driver(row.harness.as_deref().unwrap_or_default()).isolation() > Isolation::Process;
+    let kept_apart = engine.drivers().iter().any(|driver| driver.isolation() > Isolation::Process);
     let way = if kept_apart { Way::Sandbox(engine.rng().next_u128()) } else { Way::Port };
     let mut runner = Runner {
         writer: Writer::new(session, row.head, "karta"),

@@ -16,6 +16,9 @@ use super::machine::{Limits, Machine, Stimulus};
 /// The most that is kept, in bytes; a process that was told and said more can't be saved any more.
 const MOST: usize = 8 << 20;
 
+/// The room that a process which is about to be saved must have left.
+const ROOM: usize = 2 << 20;
+
 /// What was told, and when.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Tape {
@@ -45,6 +48,11 @@ impl Tape {
     /// Of a process that was just started.
     pub(super) const fn new(started: Timestamp, mode: PermissionMode) -> Self {
         Self { started, mode, notes: Vec::new(), requests: Vec::new(), length: 0 }
+    }
+
+    /// Whether what a process may still say while it is being saved has room.
+    pub(super) const fn has_room(&self) -> bool {
+        self.length <= MOST - ROOM
     }
 
     /// The permission mode that the process was started with.

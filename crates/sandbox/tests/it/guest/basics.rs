@@ -107,9 +107,11 @@ async fn whoever_kills_what_watches_over_it_ends_with_it() {
     let world = World::new();
     let sandbox = sandbox(&world).await;
     let mut other = sandbox.spawn(&command(&sandbox, "cat")).await.unwrap();
-    let text = "(setsid env -i sleep 1000 & echo $!); kill -9 $PPID; sleep 1000";
+    let text = "(setsid env -i sleep 1000 & echo $!); read go; kill -9 $PPID; sleep 1000";
     let mut process = sandbox.spawn(&script(&sandbox, text)).await.unwrap();
     let left = Watched::new(&line(&mut process).await);
+    // Not before the start was told: else it is the start that failed.
+    process.stdin.write_all(b"go\n").await.unwrap();
     assert_eq!(process.control.wait().await, Exit { status: None, signal: Some(9) });
     left.wait();
     other.stdin.write_all(b"still here\n").await.unwrap();
