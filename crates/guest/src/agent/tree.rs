@@ -76,9 +76,11 @@ pub(crate) fn below(all: &[Seen], root: i32, but: &HashSet<i32>) -> Vec<Seen> {
 /// who was stopped by it, and whether all were.
 pub(crate) fn stop(find: &dyn Fn() -> Vec<Seen>) -> (Vec<Seen>, bool) {
     /// How often it looks again.
-    const ROUNDS: usize = 200;
+    const ROUNDS: u32 = 500;
+    /// How often at once; after that it waits a moment, for a busy host may not have given the stopped a turn to stop in.
+    const AT_ONCE: u32 = 8;
     let mut stopped: Vec<Seen> = Vec::new();
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
         let running: Vec<Seen> = find().into_iter().filter(|one| !one.dead() && !one.stopped()).collect();
         if running.is_empty() {
             return (stopped, true);
@@ -89,7 +91,11 @@ pub(crate) fn stop(find: &dyn Fn() -> Vec<Seen>) -> (Vec<Seen>, bool) {
                 stopped.push(one);
             }
         }
-        std::thread::yield_now();
+        if round < AT_ONCE {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
     (stopped, false)
 }
