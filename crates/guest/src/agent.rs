@@ -60,7 +60,7 @@ fn start(fd: &OsString, kind: Kind) -> io::Result<()> {
     let number = number.ok_or_else(|| io::Error::other("the descriptor is no number"))?;
     let channel = sys::inherited(number)?;
     // A session's process of the same user may neither look into this one nor change it.
-    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     let plain = matches!(kind, Kind::Plain { .. });
     if plain {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;

@@ -5,6 +5,7 @@
 //! the other as hostile.
 
 pub mod beneath;
+pub mod find;
 pub mod jail;
 pub mod paths;
 pub mod proto;

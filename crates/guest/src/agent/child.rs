@@ -110,7 +110,7 @@ pub(super) fn give_up(user: bool, keep: CapabilitySet) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    let _ = rustix::thread::clear_ambient_capability_set();
+    rustix::thread::clear_ambient_capability_set()?;
     if user {
         become_user(!keep.is_empty())?;
     }

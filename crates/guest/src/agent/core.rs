@@ -122,7 +122,12 @@ impl Agent {
                         }
                     }
                 }
-                Wait::Signals => self.reap(),
+                Wait::Signals => {
+                    // Its channel closes before what it watched over comes to this process; now it has.
+                    if self.reap() {
+                        self.end_orphans();
+                    }
+                }
                 Wait::Listener(index) => self.accept(index),
                 Wait::Sink(id) => self.sink(id, flags),
                 Wait::Source(id) => self.source(id, buffer),
@@ -351,12 +356,15 @@ impl Agent {
         self.channel.send(Kind::Answer, id, &answer.encode());
     }
 
-    pub(super) fn reap(&mut self) {
+    /// Reaps the children that have ended. Answers whether one of them was killed.
+    pub(super) fn reap(&mut self) -> bool {
         let mut buffer = [0; 1024];
         while rustix::io::read(&self.signals, &mut buffer).is_ok() {}
-        while let Ok(Some((pid, _))) = rustix::process::wait(WaitOptions::NOHANG) {
-            self.children.remove(&pid);
+        let mut killed = false;
+        while let Ok(Some((pid, how))) = rustix::process::wait(WaitOptions::NOHANG) {
+            killed |= self.children.remove(&pid) && how.signaled();
         }
+        killed
     }
 }
 

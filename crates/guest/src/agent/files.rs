@@ -163,7 +163,7 @@ fn ready(
     sys::close_others(&kept)?;
     give_up(confinement.user, CapabilitySet::DAC_READ_SEARCH)?;
     // A session's process of the same user may not look into this one.
-    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     Ok(folders)
 }
 

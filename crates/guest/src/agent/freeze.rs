@@ -55,8 +55,8 @@ impl Agent {
             for one in &left {
                 one.signal(Signal::KILL);
             }
-            self.reap();
-            if all && left.is_empty() {
+            let more = self.reap();
+            if all && left.is_empty() && !more {
                 return;
             }
         }

@@ -18,14 +18,10 @@ use super::manifest::Record;
 use super::place::{HOME, TEMP, WORK, at};
 use super::sweep::{Mark, VARIABLE};
 use super::{Lane, Shared, blocking, child, copy};
-use crate::paths::{self, Level, plain};
+use crate::paths::{self, plain};
 use crate::{Command, Control, Duplex, Error, Exit, Place, Process};
-use karta_guest::beneath::{Folder, Kind, blocked, kind};
-
-/// Most names a search looks at.
-const SEEN: usize = 100_000;
-/// Most files a search answers.
-const FOUND: usize = 256;
+use karta_guest::beneath::{Folder, blocked};
+use karta_guest::find::search;
 
 /// One session's sandbox.
 pub(super) struct Sandbox {
@@ -155,14 +151,10 @@ impl crate::Sandbox for Sandbox {
         let home = self.place.home.clone();
         let (root, session) = (self.shared.root.clone(), self.session);
         blocking("searching the home", move || {
-            let mut search = Search { found: Vec::new(), seen: 0 };
             let folder = root.folder(session).and_then(|place| place.child(OsStr::new(HOME)));
             let folder = folder.map_err(at("opening the home", &home))?;
-            search.level(&folder, Path::new(""), &pattern.0).map_err(at("searching", &home))?;
-            search.found.sort_unstable_by(|one, other| other.cmp(one));
-            search.found.truncate(FOUND);
             let mut files = Vec::new();
-            for (_, path) in search.found {
+            for path in search(&folder, &pattern).map_err(at("searching", &home))? {
                 let read = folder.holder(&path, false).and_then(|(holder, name)| {
                     let mut content = Vec::new();
                     holder.read(name)?.0.take(limit).read_to_end(&mut content)?;
@@ -218,38 +210,6 @@ fn explain(error: io::Error, cwd: &Path) -> io::Error {
             "it may not be executed: check the mode of the file and of the folders above it",
         ),
         _ => error,
-    }
-}
-
-/// A search through the levels of a home. What can't be opened, the session's own links above all, is passed over.
-struct Search {
-    found: Vec<((i64, u64), PathBuf)>,
-    seen: usize,
-}
-
-impl Search {
-    fn level(&mut self, folder: &Folder, at: &Path, levels: &[Level]) -> io::Result<()> {
-        let Some((level, rest)) = levels.split_first() else { return Ok(()) };
-        let names = match level {
-            Level::Name(name) => vec![name.clone()],
-            Level::Star(..) => folder.list(SEEN)?,
-        };
-        self.seen += names.len();
-        if self.seen > SEEN {
-            return Err(io::Error::other(format!("more than {SEEN} names to look at")));
-        }
-        for name in names.into_iter().filter(|name| level.matches(name)) {
-            let path = at.join(&name);
-            if rest.is_empty() {
-                let Ok(stat) = folder.stat(&name) else { continue };
-                if kind(&stat) == Kind::File {
-                    self.found.push(((stat.st_mtime, stat.st_mtime_nsec), path));
-                }
-            } else if let Ok(child) = folder.child(&name) {
-                self.level(&child, &path, rest)?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -238,6 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Outgoing<'_, S> {
                 Cut::Broken(error) => io::Error::new(error.kind(), error.to_string()),
                 Cut::Refused(why) => io::Error::other(why.clone()),
             };
+            // A host that takes no more has its connection cut all the same.
             let _ = tokio::time::timeout(STALLED, to.send(Err(why))).await;
         }
         done

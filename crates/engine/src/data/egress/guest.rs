@@ -148,6 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Reader<S> {
                 }
             }
         };
+        // What is not read in time is left: the answer was sent, and the connection ends.
         let _ = tokio::time::timeout(PARTING, all).await;
     }
 

@@ -232,6 +232,8 @@ impl Runner {
     pub(super) async fn take_up(&mut self) -> Result<bool> {
         let (session, parked) = (self.row.id, self.engine.parked().clone());
         let Some(record) = blocking(move || parked.read(session)).await? else { return Ok(false) };
+        let written = record.pending.iter().map(|text| parked::bytes(text).map(bytes::Bytes::from));
+        let Some(mut pending) = written.collect::<Option<Vec<_>>>() else { return Ok(false) };
         let project = self.engine.project_known(self.row.org, self.row.project).await?;
         let release = self.engine.load(&project, record.version).await?;
         let [workspace, home, temp] = record.place;
@@ -274,8 +276,6 @@ impl Runner {
             first_text: record.first_text,
             head: record.head,
         });
-        let mut pending: Vec<bytes::Bytes> =
-            record.pending.iter().map(|text| parked::bytes(text).into()).collect();
         if machine.mode() != self.row.permission_mode {
             // Changed when the last server had no time left to say so: nothing may be approved by what held before.
             let (now, mut effects) = (self.engine.clock().now(), Vec::new());

@@ -99,9 +99,9 @@ pub(super) fn text(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// Text as bytes; what is no such text is nothing.
-pub(super) fn bytes(text: &str) -> Vec<u8> {
-    STANDARD.decode(text).unwrap_or_default()
+/// Text as bytes; none if it is no such text.
+pub(super) fn bytes(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok()
 }
 
 /// A folder that is being put together. Dropped before it is [kept](Unfinished::keep), it is removed.

@@ -45,6 +45,7 @@ pub(super) fn put(folders: &Folders, base: Base, path: &[u8], size: u64, input: 
 /// A name that nobody uses.
 pub(super) fn unused() -> OsString {
     let mut bytes = [0; 8];
+    // Without randomness the name may be taken, and making the file fails: it is never opened when it is there.
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     OsString::from(format!(".karta-{:016x}", u64::from_ne_bytes(bytes)))
 }

@@ -148,6 +148,7 @@ async fn server(tls: Option<TlsAcceptor>) -> Server {
 async fn one(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, app: Router) {
     let service = TowerToHyperService::new(app);
     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    // Tests cut connections on purpose; what arrived is what they look at.
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 
