@@ -5,24 +5,44 @@ use std::fs;
 
 use rustix::process::{Pid, Signal};
 
+/// What a process does at the moment. The later, the more it can still do; a process of several threads is what the most awake one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum State {
+    /// Dead but for its number.
+    Dead,
+    /// Stopped by a signal.
+    Stopped,
+    /// In a wait of the kernel that a stop does not end, as whoever waits until its `vfork` child runs a program: it sees the
+    /// signal before it comes back from there, so once it was told to stop it does nothing more of its own.
+    Waiting,
+    /// It runs, or would at any moment.
+    Running,
+}
+
+impl State {
+    /// The letter of `/proc/…/stat` (man proc(5)).
+    fn of(letter: u8) -> Self {
+        match letter {
+            b'Z' | b'X' => Self::Dead,
+            b'T' | b't' => Self::Stopped,
+            b'D' => Self::Waiting,
+            _ => Self::Running,
+        }
+    }
+}
+
 /// A process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) pid: i32,
     pub(crate) parent: i32,
-    /// Its state: `R`, `S`, `T`, `Z`.
-    pub(crate) state: u8,
+    pub(crate) state: State,
 }
 
 impl Seen {
     /// Whether it is dead but for its number.
     pub(crate) fn dead(self) -> bool {
-        matches!(self.state, b'Z' | b'X')
-    }
-
-    /// Whether it is stopped.
-    pub(crate) fn stopped(self) -> bool {
-        matches!(self.state, b'T' | b't')
+        self.state == State::Dead
     }
 
     /// Sends it a signal; nothing happens if it is gone.
@@ -39,17 +59,44 @@ pub(crate) fn processes() -> Vec<Seen> {
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter_map(|pid: i32| parse(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?))
+        .filter_map(process)
         .collect()
 }
 
+fn process(pid: i32) -> Option<Seen> {
+    let folder = format!("/proc/{pid}");
+    let line = Line::parse(&fs::read(format!("{folder}/stat")).ok()?)?;
+    let mut state = line.state;
+    if line.threads > 1 {
+        // The line tells of the first thread, which may be dead or stand still while others run.
+        for thread in fs::read_dir(format!("{folder}/task")).ok()?.flatten() {
+            let line = fs::read(thread.path().join("stat")).ok();
+            state =
+                state.max(line.and_then(|line| Line::parse(&line)).map_or(State::Dead, |line| line.state));
+        }
+    }
+    Some(Seen { pid, parent: line.parent, state })
+}
+
 /// A line of `/proc/…/stat`.
-fn parse(pid: i32, line: &[u8]) -> Option<Seen> {
-    // The name in parentheses may hold anything, parentheses included; what counts comes after the last one.
-    let after = line.iter().rposition(|byte| *byte == b')')? + 1;
-    let mut fields = std::str::from_utf8(&line[after..]).ok()?.split_ascii_whitespace();
-    let state = *fields.next()?.as_bytes().first()?;
-    Some(Seen { pid, parent: fields.next()?.parse().ok()?, state })
+#[derive(Debug, PartialEq, Eq)]
+struct Line {
+    state: State,
+    parent: i32,
+    threads: u32,
+}
+
+impl Line {
+    fn parse(line: &[u8]) -> Option<Self> {
+        // The name in parentheses may hold anything, parentheses included; what counts comes after the last one.
+        let after = line.iter().rposition(|byte| *byte == b')')? + 1;
+        let mut fields = std::str::from_utf8(&line[after..]).ok()?.split_ascii_whitespace();
+        let state = State::of(*fields.next()?.as_bytes().first()?);
+        let parent = fields.next()?.parse().ok()?;
+        // The twentieth field; that was the fourth.
+        let threads = fields.nth(15)?.parse().ok()?;
+        Some(Self { state, parent, threads })
+    }
 }
 
 /// Those that descend from `root`, without it and without the ones below `but`.
@@ -81,7 +128,11 @@ pub(crate) fn stop(find: &dyn Fn() -> Vec<Seen>) -> (Vec<Seen>, bool) {
     const AT_ONCE: u32 = 8;
     let mut stopped: Vec<Seen> = Vec::new();
     for round in 0..ROUNDS {
-        let running: Vec<Seen> = find().into_iter().filter(|one| !one.dead() && !one.stopped()).collect();
+        let told = |one: &Seen| stopped.iter().any(|known| known.pid == one.pid);
+        let running: Vec<Seen> = find()
+            .into_iter()
+            .filter(|one| one.state == State::Running || one.state == State::Waiting && !told(one))
+            .collect();
         if running.is_empty() {
             return (stopped, true);
         }
@@ -106,14 +157,95 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_misleads_nobody() {
-        let seen = parse(7, b"7 (a) S 1 (b) R 3 4 5").unwrap();
-        assert_eq!(seen, Seen { pid: 7, parent: 3, state: b'R' });
-        assert_eq!(parse(7, b"7 (a"), None);
+        let line = b"7 (a) S 1 (b) R 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 2 21";
+        let expected = Line { state: State::Running, parent: 3, threads: 2 };
+        assert_eq!(Line::parse(line), Some(expected));
+        assert_eq!(Line::parse(b"7 (a"), None);
+        assert_eq!(Line::parse(b"7 (a) R 3"), None);
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(process(own).unwrap().state, State::Running);
+    }
+
+    /// Starts a program whose processes are found by `stop`, and ended with the test.
+    struct Program(std::process::Child);
+
+    impl Program {
+        /// A script of Python, which has said a word once it is where the test wants it.
+        fn python(script: &str) -> Self {
+            use std::io::BufRead;
+            let mut child = std::process::Command::new("python3")
+                .args(["-c", script])
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut said = String::new();
+            std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+            assert_eq!(said, "ready\n");
+            Self(child)
+        }
+
+        fn pid(&self) -> i32 {
+            i32::try_from(self.0.id()).unwrap()
+        }
+
+        fn tree(&self) -> Vec<Seen> {
+            let all = processes();
+            let mut found = below(&all, self.pid(), &HashSet::new());
+            found.extend(all.into_iter().filter(|one| one.pid == self.pid()));
+            found
+        }
+    }
+
+    impl Drop for Program {
+        fn drop(&mut self) {
+            for one in self.tree() {
+                one.signal(Signal::KILL);
+            }
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_its_vfork_child_is_stopped_with_it() {
+        // The child of posix_spawn opens a pipe that nobody writes to before it runs its program, so its parent waits for it.
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let script = format!(
+            "import os\nos.mkfifo({pipe:?})\nprint('ready', flush=True)\n\
+             os.posix_spawn('/bin/true', ['true'], {{}}, file_actions=[(os.POSIX_SPAWN_OPEN, 0, {pipe:?}, os.O_RDONLY, 0)])"
+        );
+        let program = Program::python(&script);
+        while !(program.tree().len() == 2 && program.tree().iter().any(|one| one.state == State::Waiting)) {
+            std::thread::yield_now();
+        }
+        let (stopped, all) = stop(&|| program.tree());
+        assert!(all, "{:?}", program.tree());
+        assert_eq!(stopped.len(), 2);
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_ended_is_alive_and_can_be_stopped() {
+        let script = "import ctypes, threading, time\n\
+             def go():\n  print('ready', flush=True)\n  while True: time.sleep(0.01)\n\
+             threading.Thread(target=go).start()\nctypes.CDLL(None).pthread_exit(None)";
+        let program = Program::python(script);
+        while fs::read(format!("/proc/{}/stat", program.pid()))
+            .unwrap()
+            .windows(4)
+            .all(|part| part != b") Z ")
+        {
+            std::thread::yield_now();
+        }
+        assert_eq!(program.tree().iter().map(|one| one.dead()).collect::<Vec<_>>(), [false]);
+        let (stopped, all) = stop(&|| program.tree());
+        assert!(all);
+        assert_eq!(stopped.len(), 1);
+        assert_eq!(program.tree()[0].state, State::Stopped);
     }
 
     #[test]
     fn descendants_are_found_and_exceptions_left_out() {
-        let one = |pid, parent| Seen { pid, parent, state: b'S' };
+        let one = |pid, parent| Seen { pid, parent, state: State::Running };
         let all = [one(10, 1), one(11, 10), one(12, 11), one(13, 1), one(14, 13)];
         let pids = |found: Vec<Seen>| {
             let mut pids: Vec<i32> = found.iter().map(|one| one.pid).collect();
