@@ -83,13 +83,12 @@ fn settle(standard: Standard, confinement: &Confinement) -> io::Result<()> {
     drop(standard);
     sys::close_at_exec(3)?;
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    let limit = |most: u64| Rlimit { current: Some(most), maximum: Some(most) };
-    rustix::process::setrlimit(Resource::Core, limit(0))?;
+    limit(Resource::Core, 0)?;
     if confinement.files > 0 {
-        rustix::process::setrlimit(Resource::Nofile, limit(confinement.files))?;
+        limit(Resource::Nofile, confinement.files)?;
     }
     if confinement.processes > 0 {
-        rustix::process::setrlimit(Resource::Nproc, limit(confinement.processes))?;
+        limit(Resource::Nproc, confinement.processes)?;
     }
     // The agent is the last to be killed when memory runs out, the session's processes are the first.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
@@ -98,6 +97,12 @@ fn settle(standard: Standard, confinement: &Confinement) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::thread::set_no_new_privs(true)?;
     Ok(())
+}
+
+/// Limits a resource to `most`, or to less where this process may have no more itself.
+fn limit(resource: Resource, most: u64) -> io::Result<()> {
+    let most = rustix::process::getrlimit(resource).maximum.map_or(most, |maximum| most.min(maximum));
+    Ok(rustix::process::setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?)
 }
 
 /// Gives up all capabilities but `keep`, and with `user` the ids of the agent.

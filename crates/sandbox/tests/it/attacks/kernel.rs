@@ -168,8 +168,10 @@ pub(super) async fn use_the_calls_of_another_architecture(driver: &dyn Driver, w
 }
 
 pub(super) async fn change_the_kernels_settings(driver: &dyn Driver, world: &World) {
+    // What is hidden is `/dev/null`, which takes anything.
     let text = "for file in sys/kernel/core_pattern sys/kernel/modprobe sys/kernel/hostname sys/vm/overcommit_memory \
                 sys/net/ipv4/ip_forward sys/user/max_user_namespaces sysrq-trigger 1/oom_score_adj; do\n\
+                [ \"$(stat -c %t:%T /proc/$file)\" = 1:3 ] && continue\n\
                 echo 1 > /proc/$file && echo CHANGED $file\n\
                 done\n\
                 mkdir /sys/fs/cgroup/x && echo CHANGED cgroup\n\
