@@ -116,6 +116,9 @@ async fn tunnels_that_no_rule_allows_are_refused() {
         ("a.example:443", "organisation's policy"),
         ("b.example:443", "karta.toml"),
         ("api.anthropic.com:22", "model gateway"),
+        ("API.OpenAI.Com.:443", "model gateway"),
+        ("mine.openai.azure.com:443", "model gateway"),
+        ("generativelanguage.googleapis.com:8443", "model gateway"),
     ] {
         let refused = session.tunnel(place).await.unwrap_err();
         assert!(refused.starts_with("HTTP/1.1 403") && refused.contains(part), "{place}: {refused}");
