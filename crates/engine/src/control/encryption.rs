@@ -74,6 +74,22 @@ pub async fn open(keys: &dyn KeyEncryption, context: &[u8], sealed: &Sealed) -> 
         .map_err(|_| Error::internal("opening a secret", "it is no text"))
 }
 
+/// Wraps a data key anew. None if that is no longer done with `current`: another key-encryption key was made meanwhile, by another
+/// server or by a clock that was ahead, and whoever made it wraps with it.
+///
+/// # Errors
+/// The data key can't be unwrapped, or not be wrapped.
+pub async fn rewrap(
+    keys: &dyn KeyEncryption,
+    current: &str,
+    context: &[u8],
+    (kek, wrapped): (&str, &[u8]),
+) -> Result<Option<Vec<u8>>> {
+    let data_key = keys.unwrap(kek, context, wrapped).await?;
+    let (kek, wrapped) = keys.wrap(context, data_key.expose()).await?;
+    Ok((kek == current).then_some(wrapped))
+}
+
 fn encrypt(key: &[u8], context: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
     let fail = |_| Error::internal("sealing a secret", "the cipher failed");
     let mut body = plain.to_vec();
@@ -192,8 +208,11 @@ impl LocalKeys {
         self.rng.fill(&mut key);
         let mut unique = [0; 4];
         self.rng.fill(&mut unique);
-        // Names sort by when the keys were made: the last one is the current one.
-        let name = format!("kek_{:016x}{}", self.clock.now().as_micros(), hex(&unique));
+        // Names sort by when the keys were made: the last one is the current one. So a new one is later than all others, also those that
+        // another server made, and also where the clock went back.
+        self.read()?;
+        let made = made(&self.current()).map_or(i64::MIN, |last| last.saturating_add(1));
+        let name = format!("kek_{:016x}{}", self.clock.now().as_micros().max(made), hex(&unique));
         let beside = self.folder.join(format!("new_{name}"));
         std::fs::File::options()
             .create_new(true)
@@ -241,17 +260,21 @@ impl KeyEncryption for LocalKeys {
     }
 
     fn is_due(&self) -> bool {
-        let current = self.current();
-        let made = current.get(4..20).and_then(|made| i64::from_str_radix(made, 16).ok());
+        let made = made(&self.current());
         made.is_none_or(|made| self.clock.now().since(Timestamp::from_micros(made)) > AGE)
     }
+}
+
+/// When a key was made, by its name: microseconds since 1970.
+fn made(name: &str) -> Option<i64> {
+    i64::from_str_radix(name.get(4..20)?, 16).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use karta_types::rng::Seeded;
-    use karta_types::time::System;
+    use karta_types::time::{Fixed, System};
 
     #[tokio::test]
     async fn a_secret_opens_in_its_own_row_only_and_outlives_a_rotation() {
@@ -273,5 +296,26 @@ mod tests {
         let without = LocalKeys::open(folder.path(), Arc::new(System), Arc::new(Seeded::new(6))).unwrap();
         let lost = open(&without, b"org_1/provider_key/mk_1", &sealed).await.unwrap_err();
         assert!(lost.chain().contains("restore it from a backup"), "{}", lost.chain());
+    }
+
+    #[tokio::test]
+    async fn a_new_key_is_the_current_one_also_where_the_clock_went_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |micros| Arc::new(Fixed::new(Timestamp::from_micros(micros)));
+        let rng = Arc::new(Seeded::new(7));
+        let ahead = LocalKeys::open(folder.path(), at(2_000_000), rng.clone()).unwrap();
+        let behind = LocalKeys::open(folder.path(), at(1_000_000), rng.clone()).unwrap();
+        let made = behind.rotate().await.unwrap();
+        assert_eq!(behind.current(), made);
+        // The other server has not read of it, and makes a later one all the same.
+        let later = ahead.rotate().await.unwrap();
+        assert!(later > made && ahead.current() == later);
+        assert!(!behind.is_due());
+        // Who learns of a key that is later than its own by unwrapping stops, and leaves the rest to whoever made it.
+        let sealed = seal(&ahead, &*rng, b"row", b"text").await.unwrap();
+        assert_eq!(rewrap(&behind, &made, b"row", (&sealed.kek, &sealed.wrapped)).await.unwrap(), None);
+        let again = rewrap(&ahead, &later, b"row", (&sealed.kek, &sealed.wrapped)).await.unwrap().unwrap();
+        let again = Sealed { wrapped: again, ..sealed };
+        assert_eq!(open(&behind, b"row", &again).await.unwrap().expose(), "text");
     }
 }

@@ -110,19 +110,29 @@ impl Engine {
     /// A data key can't be unwrapped; those before it are done.
     pub async fn rotate_key_encryption(&self) -> Result<u64> {
         let keys = self.control().encryption();
-        let current = keys.rotate().await?;
+        keys.rotate().await?;
+        let current = keys.current();
+        let mut done = self.rewrap_provider_keys(&current).await?;
+        done += self.rewrap_webhooks(&current).await?;
+        Ok(done + self.rewrap_tool_secrets(&current).await?)
+    }
+
+    /// Wraps the data keys of providers' keys with the current key-encryption key. Answers how many.
+    async fn rewrap_provider_keys(&self, current: &str) -> Result<u64> {
+        let keys = self.control().encryption();
         let mut done = 0;
         loop {
-            let rows = self.store().provider_keys_not_under(&current, STEP).await?;
+            let rows = self.store().provider_keys_not_under(current, STEP).await?;
             if rows.is_empty() {
-                done += self.rewrap_webhooks(&current).await?;
-                return Ok(done + self.rewrap_tool_secrets(&current).await?);
+                return Ok(done);
             }
             for row in rows {
                 let context = context(row.org, row.id);
-                let data_key = keys.unwrap(&row.kek, &context, &row.wrapped).await?;
-                let (kek, wrapped) = keys.wrap(&context, data_key.expose()).await?;
-                self.store().provider_key_rewrap(&row, kek, wrapped).await?;
+                let old = (row.kek.as_str(), &*row.wrapped);
+                let Some(wrapped) = encryption::rewrap(keys, current, &context, old).await? else {
+                    return Ok(done);
+                };
+                self.store().provider_key_rewrap(&row, current.to_owned(), wrapped).await?;
                 done += 1;
             }
         }

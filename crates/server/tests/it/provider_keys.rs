@@ -1,11 +1,14 @@
 //! Providers' keys of organisations: set, shown by their ends, erased, wrapped anew; and nowhere in plain.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
+use karta_types::{Clock, Timestamp};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{App, plain};
+use crate::support::{App, PATIENCE, plain};
 
 const MARK: &str = "sk-planted-provider-key-0123456789wxyz";
 
@@ -57,5 +60,36 @@ async fn a_key_is_set_shown_by_its_end_replaced_and_erased() {
     assert_eq!(app.as_key(Method::DELETE, path, &key, json!({})).await.0, 204);
     assert_eq!(app.as_key(Method::DELETE, path, &key, json!({})).await.0, 404);
     nowhere(app.data.path());
+    app.stop().await;
+}
+
+/// A clock that a test can set back.
+#[derive(Clone)]
+struct Hands(Arc<AtomicI64>);
+
+impl Clock for Hands {
+    fn now(&self) -> Timestamp {
+        // Ids need time to go on.
+        Timestamp::from_micros(self.0.fetch_add(1, Ordering::SeqCst))
+    }
+}
+
+#[tokio::test]
+async fn wrapping_anew_ends_where_the_clock_went_back() {
+    let clock = Hands(Arc::new(AtomicI64::new(1_800_000_000_000_000)));
+    let hands = clock.clone();
+    let build = |builder: karta_engine::Builder| {
+        builder.with_world(Arc::new(hands), Arc::new(karta_types::rng::System))
+    };
+    let app = App::start_built(plain(), |_| {}, build).await;
+    let key = app.key.clone();
+    let (status, set) =
+        app.as_key(Method::PUT, "/v1/provider-keys/anthropic", &key, json!({"key": MARK})).await;
+    assert_eq!(status, 200, "{set}");
+    clock.0.fetch_sub(3_600_000_000, Ordering::SeqCst);
+    for _ in 0..2 {
+        let wrapped = tokio::time::timeout(PATIENCE, app.engine.rotate_key_encryption()).await;
+        assert_eq!(wrapped.expect("it ends").unwrap(), 1);
+    }
     app.stop().await;
 }

@@ -200,9 +200,11 @@ impl Engine {
             }
             for row in rows {
                 let context = context(row.org, row.endpoint, row.number);
-                let data_key = keys.unwrap(&row.kek, &context, &row.wrapped).await?;
-                let (kek, wrapped) = keys.wrap(&context, data_key.expose()).await?;
-                self.store().endpoint_secret_rewrap(&row, kek, wrapped).await?;
+                let old = (row.kek.as_str(), &*row.wrapped);
+                let Some(wrapped) = encryption::rewrap(keys, current, &context, old).await? else {
+                    return Ok(done);
+                };
+                self.store().endpoint_secret_rewrap(&row, current.to_owned(), wrapped).await?;
                 done += 1;
             }
         }

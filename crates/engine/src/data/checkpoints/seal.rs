@@ -8,7 +8,7 @@ use karta_store::{StateKeyRow, Store};
 use karta_types::{Clock, OrgId, Rng, Secret, SessionId};
 
 use super::error::CheckpointError;
-use crate::control::encryption::KeyEncryption;
+use crate::control::encryption::{self, KeyEncryption};
 use crate::hex::hex;
 use crate::{Error, Result};
 
@@ -124,13 +124,11 @@ impl Keys {
             }
             for row in rows {
                 let context = context(row.org, &row.part, &row.id);
-                let data_key = self.wrapping.unwrap(&row.kek, &context, &row.wrapped).await?;
-                let (kek, wrapped) = self.wrapping.wrap(&context, data_key.expose()).await?;
-                if kek != current {
-                    // Another one was made meanwhile, or by a clock that was ahead: whoever made it wraps with it.
+                let old = (row.kek.as_str(), &*row.wrapped);
+                let Some(wrapped) = encryption::rewrap(&*self.wrapping, current, &context, old).await? else {
                     return Ok(done);
-                }
-                self.store.state_key_rewrap(&row, kek, wrapped).await?;
+                };
+                self.store.state_key_rewrap(&row, current.to_owned(), wrapped).await?;
                 done += 1;
             }
         }
