@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use karta_engine::images::{Image, Images, Progress, Recipe};
+use karta_engine::images::{Image, Images, Progress, Pruned, Recipe};
 use serde_json::{Value, json};
 
 use crate::args::{ImageBuildArgs, ImageCommand};
@@ -73,12 +73,23 @@ async fn list(images: &Images, json: bool, printer: &Printer) -> anyhow::Result<
 }
 
 async fn prune(images: Images, json: bool, printer: &Printer) -> anyhow::Result<ExitCode> {
-    let removed = tokio::task::spawn_blocking(move || images.prune()).await??;
+    let Pruned { removed, left } = tokio::task::spawn_blocking(move || images.prune()).await??;
     if json {
-        printer.json(&removed.iter().map(shown).collect::<Vec<_>>())?;
-    } else {
-        let freed = removed.iter().map(|image| image.size).sum();
-        printer.note(&format!("Removed {}, {}", count(removed.len() as u64, "image"), size(freed)));
+        let left = left.iter().map(|(image, why)| {
+            let mut shown = shown(image);
+            shown["why"] = json!(why.as_str());
+            shown
+        });
+        printer.json(&json!({
+            "removed": removed.iter().map(shown).collect::<Vec<_>>(),
+            "left": left.collect::<Vec<_>>(),
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let freed = removed.iter().map(|image| image.size).sum();
+    printer.note(&format!("Removed {}, {}", count(removed.len() as u64, "image"), size(freed)));
+    for (image, why) in &left {
+        printer.note(&format!("Left {}: {}", short(image), why.as_str()));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,7 @@ mod cpio;
 mod digest;
 pub(crate) mod erofs;
 mod kernel;
+mod lease;
 mod manifest;
 mod tool;
 
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 pub use build::{Progress, Recipe};
 pub(crate) use digest::{hex, tree as tree_digest};
+pub(crate) use lease::Lease;
 pub use manifest::Manifest;
 pub(crate) use tool::{Need, Tool, find as find_program};
 
@@ -169,6 +171,34 @@ impl Image {
     }
 }
 
+/// What [`Images::prune`] did.
+#[derive(Debug, Clone)]
+pub struct Pruned {
+    /// What was removed.
+    pub removed: Vec<Image>,
+    /// What was left, and why.
+    pub left: Vec<(Image, Left)>,
+}
+
+/// Why an image is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// It is the newest that this program can use.
+    Newest,
+    /// A server runs sandboxes from it.
+    InUse,
+}
+
+impl Left {
+    /// In words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Newest => "it is the newest",
+            Self::InUse => "a server runs sandboxes from it",
+        }
+    }
+}
+
 /// The images of a data directory.
 #[derive(Debug, Clone)]
 pub struct Images {
@@ -219,12 +249,11 @@ impl Images {
         })
     }
 
-    /// Removes all but the newest current image, and what interrupted builds have left. Answers what was removed. An image that
-    /// sandboxes run from stays readable for them until they end.
+    /// Removes all but the newest current image and those that sandboxes run from, and what interrupted builds have left.
     ///
     /// # Errors
     /// Something can't be removed.
-    pub fn prune(&self) -> Result<Vec<Image>, Error> {
+    pub fn prune(&self) -> Result<Pruned, Error> {
         let Some(_lock) = self.try_lock()? else {
             return Err(Error::Tool {
                 doing: "removing images".to_owned(),
@@ -232,15 +261,19 @@ impl Images {
             });
         };
         let keep = self.current().ok().map(|image| image.folder);
-        let mut removed = Vec::new();
+        let mut pruned = Pruned { removed: Vec::new(), left: Vec::new() };
         for image in self.list()? {
-            if Some(&image.folder) != keep.as_ref() {
+            if Some(&image.folder) == keep.as_ref() {
+                pruned.left.push((image, Left::Newest));
+            } else if let Some(_alone) = Lease::alone(&image.folder)? {
                 self.discard(&image.folder)?;
-                removed.push(image);
+                pruned.removed.push(image);
+            } else {
+                pruned.left.push((image, Left::InUse));
             }
         }
         self.sweep()?;
-        Ok(removed)
+        Ok(pruned)
     }
 
     /// Removes a folder in two steps: under its second name it is no image, whatever happens on the way.

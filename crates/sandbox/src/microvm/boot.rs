@@ -18,7 +18,7 @@ use super::vm::{Drives, Origin, Vm};
 use super::{DISKS, Shared, blocking, memory};
 use crate::Error;
 use crate::guest::Link;
-use crate::image::{Image, Images};
+use crate::image::{Image, Images, Lease};
 use crate::uplink::Nowhere;
 
 /// How long a machine may take from its kernel to the guest's first word. By software on a busy host it is seconds.
@@ -37,10 +37,12 @@ pub(super) const FIRST: u64 = 1;
 pub(super) struct Base {
     /// Its id.
     pub(super) id: String,
-    /// Open from the start: a newer image may be built and this one removed while machines are still made from it.
+    /// Open from the start, for as long as machines are made from it.
     kernel: Disk,
     initramfs: Disk,
     disk: Disk,
+    /// It stays as long.
+    _lease: Lease,
 }
 
 impl Base {
@@ -54,11 +56,16 @@ impl Base {
                 image.folder.display()
             )));
         }
+        let gone = || {
+            Error::Unavailable(format!("the image `{}` is being removed: try again", image.folder.display()))
+        };
+        let lease = Lease::take(&image.folder).map_err(|error| disks::failed(&error))?.ok_or_else(gone)?;
         Ok(Self {
             id: image.id(),
             kernel: Disk::open(image.kernel())?,
             initramfs: Disk::open(image.initramfs())?,
             disk: Disk::open(image.base())?,
+            _lease: lease,
         })
     }
 }

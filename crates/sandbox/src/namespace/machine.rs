@@ -20,7 +20,7 @@ use super::root::{Owners, base};
 use super::{Shared, disk, folder};
 use crate::cgroup::Quota;
 use crate::guest::{GuestSandbox, Link, Machine, Setup};
-use crate::image::{self, Images};
+use crate::image::{self, Images, Lease};
 use crate::jail::{Given, Jail, Output};
 use crate::live::Live;
 use crate::{Error, Place, Spec, seccomp};
@@ -203,7 +203,8 @@ impl Shared {
         let owners = lease.as_ref().map_or(Owners { root: inside_only, agent: inside_only }, |lease| {
             Owners { root: lease.id(0), agent: lease.id(AGENT) }
         });
-        let mut items = base(self.image()?.as_deref(), owners)?;
+        let (image, right) = self.image()?.unzip();
+        let mut items = base(image.as_deref(), owners)?;
         items.extend(["/workspace", "/home/agent", "/state", "/release"].map(|to| Item::Folder {
             to: to.into(),
             mode: 0o755,
@@ -293,20 +294,39 @@ impl Shared {
             if let Some(folder) = folder {
                 folder::remove(&folder);
             }
-            drop((lease, live));
+            drop((lease, live, right));
         });
         let given = Given::new(descriptors, group, Some(afterwards));
         Ok(Made { plan, given, channel, state })
     }
 
-    /// The root file system of the image to use; none where there is no image.
-    pub(super) fn image(&self) -> Result<Option<PathBuf>, Error> {
+    /// The root file system of the image to use, with the right to it if it is a built one; none where there is no image.
+    pub(super) fn image(&self) -> Result<Option<(PathBuf, Option<Lease>)>, Error> {
         let unusable = |error: image::Error| Error::Unavailable(error.to_string());
-        if let Some(tree) = self.machines.tree() {
-            return Ok(Some(tree));
+        if let (Some(folder), Some(tree)) = (&self.machines.image, self.machines.tree()) {
+            if *folder == tree {
+                return Ok(Some((tree, None)));
+            }
+            let Some(lease) = Lease::take(folder).map_err(unusable)? else {
+                return Err(Error::Unavailable(format!(
+                    "the image `{}` is being removed: name another, or run `karta image build`",
+                    folder.display()
+                )));
+            };
+            return Ok(Some((tree, Some(lease))));
         }
-        let image = Images::new(self.machines.images.clone()).list().map_err(unusable)?.into_iter().next();
-        Ok(image.map(|image| image.root()))
+        let images = Images::new(self.machines.images.clone()).list().map_err(unusable)?;
+        for image in &images {
+            if let Some(lease) = Lease::take(&image.folder).map_err(unusable)? {
+                return Ok(Some((image.root(), Some(lease))));
+            }
+        }
+        // Without an image sandboxes are others: never by chance.
+        if images.is_empty() {
+            Ok(None)
+        } else {
+            Err(Error::Unavailable("images are being removed: try again".to_owned()))
+        }
     }
 
     /// A folder of the host, read-only, as the agent's.
