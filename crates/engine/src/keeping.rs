@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::control::budgets::RENEWAL;
+use crate::data::health::TRYING;
 use crate::settings::Plane;
 use crate::{Engine, Error, Result};
 
@@ -11,8 +12,6 @@ use crate::{Engine, Error, Result};
 const KEEPING: Duration = Duration::from_mins(1);
 /// How often what a crash has left of sandboxes is looked for.
 const REAPING: Duration = Duration::from_mins(5);
-/// How often a host that makes no sandboxes is tried.
-const TRYING: Duration = Duration::from_secs(30);
 /// How often what another node changed is looked for.
 const LOOKING: Duration = Duration::from_millis(500);
 /// How often what happened is told to webhook endpoints, and what was handed over is taken.

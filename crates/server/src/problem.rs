@@ -77,8 +77,9 @@ impl IntoResponse for Failure {
         let mut response = (status, Json(&problem)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if matches!(problem.error, ErrorCode::RateLimited | ErrorCode::Overloaded) {
-            let wait = problem.more.get("retry_after").and_then(Value::as_i64).unwrap_or(1);
+        let wait = problem.more.get("retry_after").and_then(Value::as_i64);
+        if wait.is_some() || matches!(problem.error, ErrorCode::RateLimited | ErrorCode::Overloaded) {
+            let wait = wait.unwrap_or(1);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(wait));
             // As the IETF's draft of the RateLimit header fields names them.
             if let Some(limit) = problem.more.get("limit").and_then(Value::as_i64) {

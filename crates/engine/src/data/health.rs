@@ -1,48 +1,66 @@
 //! Whether this host can still make sandboxes. One that keeps failing takes no more turns, says why, and comes back by itself.
+//!
+//! Failures alone don't say whose they are: a release that can't be shown fails each time, and its session may try it as often as it
+//! likes. So after some in a row the driver is tried with nothing of anybody's, and that decides.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use karta_sandbox::{Driver, Sandbox, Spec};
 use karta_store::SessionRow;
-use karta_types::ErrorCode;
 use karta_types::session::Isolation;
+use karta_types::{ErrorCode, Problem};
 
 use crate::data::releases::Loaded;
 use crate::{Engine, Error, Result};
 
-/// Failures in a row after which a host is out of rotation. One session's own trouble is not so many.
+/// Failures in a row after which a host is tried.
 const MOST: u32 = 5;
+/// How often a host that is out of rotation is tried.
+pub(crate) const TRYING: Duration = Duration::from_secs(30);
 
 /// What is known of this host.
 #[derive(Debug, Default)]
-pub(crate) struct Health(Mutex<(u32, String)>);
+pub(crate) struct Health(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Failures in a row.
+    failures: u32,
+    /// Why this host is out of rotation.
+    out: Option<String>,
+}
 
 impl Health {
-    fn failed(&self, why: String) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0 = state.0.saturating_add(1);
-        state.1 = why;
-        if state.0 == MOST {
-            tracing::error!(why = state.1, "this host is out of rotation: it makes no sandboxes any more");
-        }
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A sandbox could not be made. Answers whether it is time to try this host.
+    fn failed(&self) -> bool {
+        let mut state = self.state();
+        state.failures = state.failures.saturating_add(1);
+        // Once for so many: whoever fails while it is tried starts no second trial.
+        state.failures % MOST == 0 && state.out.is_none()
+    }
+
+    /// A trial failed, too.
+    fn take_out(&self, why: String) {
+        tracing::error!(why, "this host is out of rotation: it makes no sandboxes any more");
+        self.state().out = Some(why);
     }
 
     fn worked(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::take(&mut state.0) >= MOST {
+        let mut state = self.state();
+        if std::mem::take(&mut *state).out.is_some() {
             tracing::info!("this host makes sandboxes again");
         }
     }
 
     /// Why this host is out of rotation; none if it is not.
     pub(crate) fn out(&self) -> Option<String> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (state.0 >= MOST).then(|| {
-            format!(
-                "the last {} sandboxes could not be made here ({}); `karta doctor` says more",
-                state.0, state.1
-            )
-        })
+        let why = self.state().out.clone()?;
+        Some(format!("sandboxes can't be made here ({why}); `karta doctor` says more"))
     }
 }
 
@@ -56,20 +74,35 @@ impl Engine {
             }
             Err(error) => {
                 // A full disk is told in its own way.
-                if !error.is_full() {
-                    self.health().failed(crate::error::chain(&error));
+                if !error.is_full() && self.health().failed() {
+                    self.doubt(driver).await;
                 }
                 Err(error.into())
             }
         }
     }
 
+    /// Tries a host on which several sandboxes in a row could not be made.
+    async fn doubt(&self, driver: &dyn Driver) {
+        match driver.check().await {
+            Ok(()) => tracing::warn!(
+                "several sandboxes in a row could not be made, though one without a release can: it is the sessions' own trouble"
+            ),
+            Err(error) => self.health().take_out(crate::error::chain(&error)),
+        }
+    }
+
     /// Whether this host takes turns.
     ///
     /// # Errors
-    /// `isolation_unavailable` with the reason.
+    /// `isolation_unavailable` with the reason, and when to try again.
     pub(crate) fn in_rotation(&self) -> Result<()> {
-        self.health().out().map_or(Ok(()), |why| Err(Error::told(ErrorCode::IsolationUnavailable, why)))
+        let Some(why) = self.health().out() else { return Ok(()) };
+        let mut problem =
+            Problem::new(ErrorCode::IsolationUnavailable, why).with("retry_after", TRYING.as_secs());
+        // Unlike where a server never gives what is asked for.
+        problem.retryable = true;
+        Err(problem.into())
     }
 
     /// Tries a host that is out of rotation.
@@ -121,19 +154,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_failures_in_a_row_take_a_host_out() {
+    fn only_failures_in_a_row_are_a_reason_to_try_a_host() {
         let health = Health::default();
         for _ in 0..3 {
             for _ in 1..MOST {
-                health.failed("no".to_owned());
+                assert!(!health.failed());
             }
-            assert_eq!(health.out(), None);
             health.worked();
         }
-        for _ in 0..MOST {
-            health.failed("the disk is gone".to_owned());
-        }
+        let tried = (0..2 * MOST).filter(|_| health.failed()).count();
+        assert_eq!((tried, health.out()), (2, None), "a trial that works takes no host out");
+        health.take_out("the disk is gone".to_owned());
         assert!(health.out().is_some_and(|why| why.contains("the disk is gone")));
+        assert_eq!((0..2 * MOST).filter(|_| health.failed()).count(), 0, "it is tried at its times");
         health.worked();
         assert_eq!(health.out(), None);
     }

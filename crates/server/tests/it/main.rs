@@ -23,6 +23,7 @@ mod provider_keys;
 mod publish;
 mod releases;
 mod repeat;
+mod rotation;
 mod secrets;
 mod session_tokens;
 mod sessions;
