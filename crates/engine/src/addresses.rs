@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -84,7 +84,11 @@ impl Resolve for Guarded {
 /// Whether an address is one of the public internet: none of those that IANA's special-purpose registries (RFC 6890 and its updates)
 /// keep for private, local, test, translation or future use, metadata services included.
 pub fn is_public(address: IpAddr) -> bool {
+    // A cloud's service for its own machines, which looks like any address of the internet but is each machine's own (Azure, "What is
+    // IP address 168.63.129.16?").
+    const WIRE_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16));
     match address {
+        WIRE_SERVER => false,
         IpAddr::V4(address) => is_public_v4(address),
         IpAddr::V6(address) => is_public_v6(address),
     }
@@ -123,10 +127,34 @@ const fn is_public_v6(address: Ipv6Addr) -> bool {
         && !(a == 0x2620 && b == 0x004f)
 }
 
+/// Whether an address is this machine's own: what is sent there never leaves it. No packet is sent to find out.
+///
+/// # Errors
+/// The kernel makes no socket.
+pub fn is_own(address: IpAddr) -> io::Result<bool> {
+    let any =
+        if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let socket = match UdpSocket::bind((any, 0)) {
+        // A kernel without IPv6 has no address of it.
+        Err(_) if address.is_ipv6() => return Ok(false),
+        other => other?,
+    };
+    // Where no way leads, it is not here. Else the kernel chooses where to send from: for its own address, that address.
+    Ok(socket.connect((address, 9)).is_ok() && socket.local_addr()?.ip() == address)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::Mutex;
+
+    #[test]
+    fn this_machine_s_own_addresses_are_known() {
+        assert!(is_own("127.0.0.1".parse().unwrap()).unwrap());
+        for other in ["8.8.8.8", "192.0.2.1", "2606:4700::1111"] {
+            assert!(!is_own(other.parse().unwrap()).unwrap(), "{other}");
+        }
+    }
 
     #[test]
     fn no_range_that_is_not_public_gets_through() {
@@ -139,6 +167,7 @@ mod tests {
             "100.127.255.255",
             "127.0.0.1",
             "127.9.9.9",
+            "168.63.129.16",
             "169.254.169.254",
             "172.16.0.1",
             "172.31.255.255",
@@ -167,6 +196,7 @@ mod tests {
             "64:ff9b::7f00:1",
             "64:ff9b::a9fe:a9fe",
             "64:ff9b:1::1",
+            "64:ff9b::a83f:8110",
             "100::1",
             "2001::1",
             "2001:10::1",

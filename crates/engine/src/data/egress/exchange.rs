@@ -89,7 +89,7 @@ pub(super) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
         return Ok(refused("its `Host` header names another host"));
     }
     let path = target.split('?').next().unwrap_or_default();
-    let by = match gateway.rules.request(place, &head.method, path) {
+    let by = match gateway.rules.whole(place, &head.method, path, &head.headers) {
         Ok(by) => by,
         Err(refusal) => return Ok(Outcome::Refused(refusal)),
     };

@@ -84,15 +84,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Reader<S> {
             }
         }
         let whole = async {
+            // What was looked through already is not again: it may come byte by byte.
+            let mut looked = 0;
             loop {
-                let end = head::end(&self.read[..self.read.len().min(head::LONGEST)]);
-                if let Some(end) = end {
-                    let head = self.read.split_to(end);
+                let some = &self.read[..self.read.len().min(head::LONGEST)];
+                if let Some(end) = head::end(some.get(looked..).unwrap_or_default()) {
+                    let head = self.read.split_to(looked + end);
                     return head::read(&head).map_err(NoHead::Wrong);
                 }
-                if self.read.len() >= head::LONGEST {
+                if some.len() >= head::LONGEST {
                     return Err(NoHead::Wrong("its head is too long"));
                 }
+                looked = some.len().saturating_sub(3);
                 match self.more().await {
                     Ok(0) | Err(_) => return Err(NoHead::Failed),
                     Ok(_) => {}

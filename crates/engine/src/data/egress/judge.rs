@@ -1,5 +1,6 @@
 //! What a session may reach: the rules of its release and of its organisation, and what no rule can allow.
 
+use hyper::header::HeaderMap;
 use karta_types::egress::{Method, Place, RequestPath, Rule};
 
 use super::providers;
@@ -46,6 +47,13 @@ impl Refusal {
         Self { why: why.into(), rule: None }
     }
 }
+
+/// Headers by which some servers take another method than the request's.
+const METHODS: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+/// Headers by which some servers take another path.
+const PATHS: [&str; 2] = ["x-original-url", "x-rewrite-url"];
+/// Headers by which some servers take another host.
+const HOSTS: [&str; 3] = ["x-forwarded-host", "x-original-host", "x-host"];
 
 /// By which rule something goes through when everything does.
 const OBSERVED: &str = "observe";
@@ -123,9 +131,54 @@ impl Rules {
         }
     }
 
+    /// A request with its headers: all that a server could take it for has to be let through. Answers the rule for what it says.
+    pub(super) fn whole(
+        &self,
+        place: &Place,
+        method: &str,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<String, Refusal> {
+        let by = self.request(place, method, path)?;
+        let odd = |name: &str, why: &str| Refusal::of(format!("its header `{name}` {why}"));
+        let (mut methods, mut paths) = (vec![(method.to_owned(), "")], vec![(path.to_owned(), "")]);
+        for (name, value) in said(headers, &METHODS) {
+            methods.push((value.trim().to_ascii_uppercase(), name));
+        }
+        for (name, value) in said(headers, &PATHS) {
+            paths.push((value.split('?').next().unwrap_or_default().to_owned(), name));
+        }
+        for (name, value) in said(headers, &HOSTS) {
+            if Place::read(value, Some(place.port)).is_none_or(|named| named.host != place.host) {
+                return Err(odd(name, "names another host"));
+            }
+        }
+        if methods.len() > 2 || paths.len() > 2 {
+            return Err(Refusal::of("its headers ask for several methods or paths at once"));
+        }
+        for (method, by_method) in &methods {
+            for (path, by_path) in &paths {
+                let name = if by_path.is_empty() { by_method } else { by_path };
+                if !name.is_empty() && self.request(place, method, path).is_err() {
+                    return Err(odd(name, "asks for what is not let through"));
+                }
+            }
+        }
+        Ok(by)
+    }
+
     fn unasked(&self) -> Refusal {
         Refusal::of(format!("{} does not name it", self.asked_in))
     }
+}
+
+/// What headers of these names say; what is no text says nothing that could be let through.
+fn said<'a>(headers: &'a HeaderMap, names: &[&'static str]) -> Vec<(&'static str, &'a str)> {
+    let mut said = Vec::new();
+    for &name in names {
+        said.extend(headers.get_all(name).iter().map(|value| (name, value.to_str().unwrap_or_default())));
+    }
+    said
 }
 
 fn denied(rule: &Rule) -> Refusal {
@@ -213,6 +266,40 @@ mod tests {
         }
         assert!(!goes(&some, "GET api.anthropic.com/v1/files"));
         assert_eq!(tunnel(&some, "storage.googleapis.com"), "through");
+    }
+
+    #[test]
+    fn headers_ask_for_nothing_that_a_request_could_not() {
+        let some = asked(&["GET,POST a.example/v1/*", "b.example"]);
+        let goes = |request: &str, headers: &[(&'static str, &str)]| {
+            let (method, rest) = request.split_once(' ').unwrap();
+            let (place, path) = rest.split_at(rest.find('/').unwrap());
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (hyper::header::HeaderName::from_static(name), value.parse().unwrap()));
+            let place = Place::read(place, Some(443)).unwrap();
+            some.whole(&place, method, path, &headers.collect()).is_ok()
+        };
+        assert!(goes("POST a.example/v1/x", &[("x-other", "DELETE")]));
+        assert!(goes("POST a.example/v1/x", &[("x-http-method-override", "get")]));
+        assert!(goes("GET a.example/v1/x", &[("x-original-url", "/v1/y?z")]));
+        assert!(goes("GET a.example/v1/x", &[("x-forwarded-host", "A.example:443")]));
+        assert!(goes("POST b.example/x", &[("x-http-method-override", "DELETE"), ("x-rewrite-url", "/any")]));
+        for headers in [
+            &[("x-http-method-override", "DELETE")][..],
+            &[("x-http-method", " delete ")],
+            &[("x-method-override", "PATCH")],
+            &[("x-http-method-override", "GET"), ("x-http-method-override", "DELETE")],
+            &[("x-http-method-override", "GET"), ("x-method-override", "GET")],
+            &[("x-original-url", "/admin")],
+            &[("x-rewrite-url", "/v1/../admin")],
+            &[("x-original-url", "https://a.example/v1/x")],
+            &[("x-forwarded-host", "b.example")],
+            &[("x-host", "a.example, b.example")],
+        ] {
+            assert!(!goes("POST a.example/v1/x", headers), "{headers:?}");
+        }
+        assert!(!goes("POST b.example/x", &[("x-forwarded-host", "a.example")]), "fronting by a header");
     }
 
     #[test]

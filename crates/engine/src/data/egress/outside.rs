@@ -1,7 +1,7 @@
 //! The world outside, as gateways reach it: names are resolved here, what they lead to is checked, and exactly that is connected to.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::guest::PATIENCE;
-use crate::addresses::Guarded;
+use crate::addresses::{Guarded, is_own};
 use crate::{Error, Result};
 
 /// The most bytes of the head of an answer.
@@ -101,6 +101,9 @@ impl Outside {
                     io::ErrorKind::PermissionDenied => Unreached::Forbidden(error.to_string()),
                     _ => Unreached::Gone(format!("its name can't be resolved: {error}")),
                 })?;
+            if !self.loopback {
+                elsewhere(&found, place.port)?;
+            }
             let found: Vec<_> =
                 found.into_iter().take(TRIED).map(|address| SocketAddr::new(address, place.port)).collect();
             let stream = TcpStream::connect(&*found).await;
@@ -127,6 +130,29 @@ impl Outside {
             .map_err(|error| Unreached::Gone(format!("TLS with it fails: {error}")))?;
         line(place, tls, stream).await
     }
+}
+
+/// That what is reached is not this machine, by a public address of its own: there are services on it that are only for itself, and
+/// no firewall is between. What it serves to everybody is on the ports of the web.
+fn elsewhere(found: &[IpAddr], port: u16) -> Result<(), Unreached> {
+    if matches!(port, 80 | 443) {
+        return Ok(());
+    }
+    for address in found {
+        match is_own(*address) {
+            Ok(false) => {}
+            Ok(true) => {
+                let why = format!(
+                    "{address} is the host of this sandbox, of which ports 80 and 443 alone are reached"
+                );
+                return Err(Unreached::Forbidden(why));
+            }
+            Err(error) => {
+                return Err(Unreached::Gone(format!("it can't be told where {address} is: {error}")));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Why a host can't be reached.
@@ -168,4 +194,21 @@ fn pem(certificate: &CertificateDer<'_>) -> String {
     }
     pem.push_str("-----END CERTIFICATE-----\n");
     pem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_s_own_services_are_not_reached_by_its_public_address() {
+        // The loopback stands for it: any address that is this machine's own is.
+        let (own, other): (IpAddr, IpAddr) = ("127.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap());
+        let refused = elsewhere(&[other, own], 5432);
+        assert!(
+            matches!(refused, Err(Unreached::Forbidden(why)) if why.contains("the host of this sandbox"))
+        );
+        assert_eq!(elsewhere(&[other], 5432), Ok(()));
+        assert_eq!(elsewhere(&[own], 443), Ok(()));
+    }
 }

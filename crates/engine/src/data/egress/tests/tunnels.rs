@@ -47,6 +47,8 @@ async fn requests_in_a_tunnel_are_judged_one_by_one() {
         (get("*", &at), "400"),
         (format!("CONNECT {at} HTTP/1.1\r\nHost: {at}\r\n\r\n"), "400"),
         (format!("DELETE /v1/x HTTP/1.1\r\nHost: {at}\r\n\r\n"), "403"),
+        (format!("POST /v1/x HTTP/1.1\r\nHost: {at}\r\nX-HTTP-Method-Override: DELETE\r\n\r\n"), "403"),
+        (format!("GET /v1/x HTTP/1.1\r\nHost: {at}\r\nX-Original-URL: /v2/x\r\n\r\n"), "403"),
         (
             format!(
                 "POST /v1/x HTTP/1.1\r\nHost: {at}\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
