@@ -47,6 +47,7 @@ pub(crate) fn serve(arguments: &[OsString]) -> ExitCode {
 
 /// Serves as the first process of a virtual machine, and ends the machine with it.
 pub(crate) fn init() -> ExitCode {
+    sys::note_first();
     let served = mounts::boot().and_then(|(channel, disks)| {
         core::Agent::new(channel, Place::new(Kind::Machine { disks }), core::Stage::Bare)?.run()
     });
@@ -56,6 +57,7 @@ pub(crate) fn init() -> ExitCode {
 }
 
 fn start(fd: &OsString, kind: Kind) -> io::Result<()> {
+    sys::note_first();
     let number = fd.to_str().and_then(|text| text.parse().ok());
     let number = number.ok_or_else(|| io::Error::other("the descriptor is no number"))?;
     let channel = sys::inherited(number)?;

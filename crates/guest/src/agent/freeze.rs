@@ -19,7 +19,7 @@ impl Agent {
             found.retain(|one| !children.contains(&one.pid));
             found
         };
-        let (stopped, all) = tree::stop(&session);
+        let (stopped, all) = tree::stop_at_once(&session);
         for one in stopped {
             if !self.frozen.contains(&one) {
                 self.frozen.push(one);
@@ -31,7 +31,7 @@ impl Agent {
         self.thaw();
         Err(Failure {
             errno: 0,
-            text: "the session starts processes faster than they can be stopped".to_owned(),
+            text: "not all processes of the session could be stopped in time".to_owned(),
         })
     }
 
@@ -49,8 +49,8 @@ impl Agent {
         let children: HashSet<i32> = self.children.iter().map(|pid| pid.as_raw_nonzero().get()).collect();
         let orphans = || -> Vec<Seen> { tree::below(&tree::processes(), own, &children) };
         // Each round stops what runs, so the killed have no child that is missed.
-        for _ in 0..32 {
-            let (_, all) = tree::stop(&orphans);
+        for round in 0..32 {
+            let (_, all) = tree::stop_harder(round, &orphans);
             let left: Vec<Seen> = orphans().into_iter().filter(|one| !one.dead()).collect();
             for one in &left {
                 one.signal(Signal::KILL);

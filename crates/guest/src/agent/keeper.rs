@@ -132,10 +132,10 @@ fn how(status: WaitStatus) -> Ended {
 
 /// Kills everything below, until nothing is left.
 fn end_all(signals: &OwnedFd, leader: Pid, mut ended: Option<Ended>) -> Option<Ended> {
-    loop {
+    for round in 0.. {
         ended = reap(signals, leader, ended);
         // One that forks as fast as it is killed must stand still first.
-        let (_, all) = tree::stop(&below);
+        let (_, all) = tree::stop_harder(round, &below);
         let left = below();
         for one in &left {
             one.signal(Signal::KILL);
@@ -147,4 +147,5 @@ fn end_all(signals: &OwnedFd, leader: Pid, mut ended: Option<Ended>) -> Option<E
         let mut poll = [PollFd::new(signals, PollFlags::IN)];
         let _ = rustix::event::poll(&mut poll, Some(&ROUND));
     }
+    ended
 }

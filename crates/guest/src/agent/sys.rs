@@ -4,6 +4,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::Pid;
 
@@ -25,6 +26,25 @@ pub(crate) fn fork() -> io::Result<Fork> {
     // SAFETY: this program never starts a second thread, so the copy may do everything the original may.
     let pid = told(unsafe { libc::fork() })?;
     Ok(Pid::from_raw(pid).map_or(Fork::Child, Fork::Parent))
+}
+
+/// Whether the agent is the first process of all that it sees. Its copies know it from it.
+static FIRST: AtomicBool = AtomicBool::new(false);
+
+/// Notes whether this process is the first of all that it sees, which it is in every sandbox.
+pub(crate) fn note_first() {
+    FIRST.store(rustix::process::getpid().is_init(), Ordering::Relaxed);
+}
+
+/// Stops every process of the sandbox but this one and the first: all at one moment. A process that is just being born is stopped as
+/// well. Answers false, and does nothing, where others than the sandbox's would be met.
+pub(crate) fn stop_everyone() -> bool {
+    if !FIRST.load(Ordering::Relaxed) {
+        return false;
+    }
+    // SAFETY: it sends a signal and touches no memory. That there may be nobody to send it to is no failure.
+    unsafe { libc::kill(-1, libc::SIGSTOP) };
+    true
 }
 
 /// Blocks the signal that tells of children, and opens a descriptor that is readable when it came.

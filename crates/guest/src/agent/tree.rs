@@ -5,6 +5,8 @@ use std::fs;
 
 use rustix::process::{Pid, Signal};
 
+use super::sys;
+
 /// What a process does at the moment. The later, the more it can still do; a process of several threads is what the most awake one is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum State {
@@ -53,7 +55,7 @@ impl Seen {
     }
 }
 
-/// Every process there is.
+/// Every process there is, but for the kernel's own.
 pub(crate) fn processes() -> Vec<Seen> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
@@ -66,6 +68,9 @@ pub(crate) fn processes() -> Vec<Seen> {
 fn process(pid: i32) -> Option<Seen> {
     let folder = format!("/proc/{pid}");
     let line = Line::parse(&fs::read(format!("{folder}/stat")).ok()?)?;
+    if line.kernel {
+        return None;
+    }
     let mut state = line.state;
     if line.threads > 1 {
         // The line tells of the first thread, which may be dead or stand still while others run.
@@ -78,11 +83,16 @@ fn process(pid: i32) -> Option<Seen> {
     Some(Seen { pid, parent: line.parent, state })
 }
 
+/// The flag of the kernel's own threads (`PF_KTHREAD`).
+const KERNEL: u32 = 0x0020_0000;
+
 /// A line of `/proc/…/stat`.
 #[derive(Debug, PartialEq, Eq)]
 struct Line {
     state: State,
     parent: i32,
+    /// Whether it is a thread of the kernel's.
+    kernel: bool,
     threads: u32,
 }
 
@@ -93,9 +103,11 @@ impl Line {
         let mut fields = std::str::from_utf8(&line[after..]).ok()?.split_ascii_whitespace();
         let state = State::of(*fields.next()?.as_bytes().first()?);
         let parent = fields.next()?.parse().ok()?;
-        // The twentieth field; that was the fourth.
-        let threads = fields.nth(15)?.parse().ok()?;
-        Some(Self { state, parent, threads })
+        // The ninth field; that was the fourth.
+        let flags: u32 = fields.nth(4)?.parse().ok()?;
+        // The twentieth.
+        let threads = fields.nth(10)?.parse().ok()?;
+        Some(Self { state, parent, kernel: flags & KERNEL != 0, threads })
     }
 }
 
@@ -120,7 +132,7 @@ pub(crate) fn below(all: &[Seen], root: i32, but: &HashSet<i32>) -> Vec<Seen> {
 }
 
 /// Stops everything that `find` gives until it finds nothing new that runs; so nobody is missed that is born meanwhile. Answers
-/// who was stopped by it, and whether all were.
+/// who was stopped by it, and whether nothing was found any more: who makes another and ends faster than it is looked for gets away.
 pub(crate) fn stop(find: &dyn Fn() -> Vec<Seen>) -> (Vec<Seen>, bool) {
     /// How often it looks again.
     const ROUNDS: u32 = 500;
@@ -151,6 +163,44 @@ pub(crate) fn stop(find: &dyn Fn() -> Vec<Seen>) -> (Vec<Seen>, bool) {
     (stopped, false)
 }
 
+/// As [`stop`], and nobody gets away: all of the sandbox is stopped at one moment, in which nobody can be born unstopped, and then
+/// whoever `find` does not give goes on.
+pub(crate) fn stop_at_once(find: &dyn Fn() -> Vec<Seen>) -> (Vec<Seen>, bool) {
+    /// How often it tries. The kernel itself wakes the stopped whose group loses its last relative: these are stopped again.
+    const TRIES: u32 = 100;
+    let pids = |all: Vec<Seen>| all.into_iter().map(|one| one.pid).collect::<HashSet<i32>>();
+    let stood = pids(processes().into_iter().filter(|one| one.state == State::Stopped).collect());
+    let spared = [1, rustix::process::getpid().as_raw_nonzero().get()];
+    let everyone = || processes().into_iter().filter(|one| !spared.contains(&one.pid)).collect::<Vec<Seen>>();
+    let mut settled = false;
+    for _ in 0..TRIES {
+        if !sys::stop_everyone() {
+            return stop(find);
+        }
+        // They were all told, and still take their time. Nobody may have come or gone between two looks.
+        let before = stop(&everyone).1.then(|| pids(everyone()));
+        let now = everyone();
+        settled = now.iter().all(|one| one.state < State::Running) && before == Some(pids(now));
+        if settled {
+            break;
+        }
+    }
+    let mut meant = find();
+    let stay = pids(meant.clone());
+    for one in everyone().into_iter().filter(|one| !stay.contains(&one.pid) && !stood.contains(&one.pid)) {
+        one.signal(Signal::CONT);
+    }
+    meant.retain(|one| !one.dead() && !stood.contains(&one.pid));
+    (meant, settled)
+}
+
+/// Stops everything that `find` gives: at first without disturbing others, then at once.
+pub(crate) fn stop_harder(round: u32, find: &dyn Fn() -> Vec<Seen>) -> (Vec<Seen>, bool) {
+    /// Rounds without disturbing others.
+    const GENTLE: u32 = 4;
+    if round < GENTLE { stop(find) } else { stop_at_once(find) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,7 +208,7 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_misleads_nobody() {
         let line = b"7 (a) S 1 (b) R 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 2 21";
-        let expected = Line { state: State::Running, parent: 3, threads: 2 };
+        let expected = Line { state: State::Running, parent: 3, kernel: false, threads: 2 };
         assert_eq!(Line::parse(line), Some(expected));
         assert_eq!(Line::parse(b"7 (a"), None);
         assert_eq!(Line::parse(b"7 (a) R 3"), None);

@@ -9,6 +9,8 @@ mod reach;
 
 use karta_sandbox::{Driver, Exit, Sandbox};
 
+pub(crate) use limits::fleeing;
+
 use crate::isolated::namespace;
 use crate::machines::microvm;
 use crate::support::{World, acquire, run, script};
@@ -43,6 +45,7 @@ attacks! {
     reach::reach_the_network
     reach::open_raw_sockets
     kernel::look_into_the_first_process
+    kernel::look_into_what_keeps_the_programs
     kernel::end_the_first_process
     kernel::load_a_kernel_or_a_module
     kernel::mount_something
@@ -54,6 +57,7 @@ attacks! {
     kernel::gain_powers_by_a_program
     kernel::make_device_nodes
     limits::start_processes_without_end
+    limits::flee_from_a_pause_and_from_the_end
     limits::use_memory_without_end
     limits::fill_the_temporary_folders
     limits::fill_the_disk

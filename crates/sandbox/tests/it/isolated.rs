@@ -129,6 +129,50 @@ async fn a_sandbox_in_use_is_not_exchanged_for_another_release() {
     assert_eq!(said(&*other, "echo alive").await, "alive\n");
 }
 
+/// The processes of a session as this host sees them, with what each does; none of those that keep it.
+fn seen(id: &str) -> Vec<(String, String)> {
+    let read = |process: &std::path::Path, file: &str| std::fs::read_to_string(process.join(file)).ok();
+    let entries = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let here = entries.filter(|process| read(process, "cgroup").is_some_and(|groups| groups.contains(id)));
+    let mut found: Vec<_> = here
+        .filter_map(|process| {
+            let status = read(&process, "status")?;
+            let field =
+                |name: &str| Some(status.lines().find_map(|line| line.strip_prefix(name))?.trim().to_owned());
+            let user: u32 = field("Uid:")?.split_whitespace().next()?.parse().ok()?;
+            // The agent is the thousandth user of its sandbox, what keeps it the first.
+            (user % karta_sandbox::limits::SPAN == 1000).then_some((field("Pid:")?, field("State:")?))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn nobody_flees_from_a_pause() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let world = World::new();
+    let driver = namespace(&world);
+    let sandbox = acquire(&driver, &world.spec(1, "a")).await;
+    let mut fleeing = sandbox.spawn(&script(&*sandbox, &crate::attacks::fleeing())).await.unwrap();
+    assert_eq!(line(&mut fleeing).await, "up");
+    let id = sandbox.id().to_string();
+    for _ in 0..3 {
+        sandbox.pause().await.unwrap();
+        let all = seen(&id);
+        assert!(all.len() > 1 && all.iter().all(|(_, state)| state.starts_with('T')), "{all:?}");
+        assert_eq!(seen(&id), all, "nobody moves");
+        sandbox.wake().await.unwrap();
+        while seen(&id) == all {
+            tokio::task::yield_now().await;
+        }
+    }
+    sandbox.close().await.unwrap();
+    assert_eq!(seen(&id), []);
+}
+
 #[tokio::test]
 async fn what_is_paused_does_nothing_until_it_is_woken() {
     let world = World::new();

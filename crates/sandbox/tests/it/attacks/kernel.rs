@@ -4,7 +4,7 @@ use karta_sandbox::Driver;
 use libc as c;
 
 use super::{apart, attack, perl, refused, said};
-use crate::support::{World, acquire, line, script};
+use crate::support::{World, acquire, line, run, script};
 
 pub(super) async fn look_into_the_first_process(driver: &dyn Driver, world: &World) {
     refused(
@@ -31,6 +31,46 @@ pub(super) async fn look_into_the_first_process(driver: &dyn Driver, world: &Wor
     for sign in ["READ", "WRITTEN", "LISTED", "COPIED"] {
         assert!(!output.contains(sign), "{sign}: {output}");
     }
+}
+
+/// Looks into every process that is not the session's own user's, above all into the one that keeps this program; and into a program
+/// that started this one, which is the same user and no secret from it.
+pub(super) async fn look_into_what_keeps_the_programs(driver: &dyn Driver, world: &World) {
+    let sandbox = acquire(driver, &world.spec(1, "a")).await;
+    let mut other = sandbox.spawn(&script(&*sandbox, "echo up; read word")).await.unwrap();
+    assert_eq!(line(&mut other).await, "up");
+    let text = "look() { for file in mem environ maps auxv stack syscall io; do \
+                  dd if=$1/$file of=/dev/null bs=1 count=1 2> /dev/null && echo READ $1/$file; done\n\
+                  echo x > $1/mem && echo WRITTEN $1; ls $1/fd $1/cwd/ $1/root/ && echo LISTED $1; \
+                  cat $1/exe > /dev/null && echo COPIED $1; }\n\
+                exec 2> /dev/null\n\
+                echo keeper $PPID; look /proc/$PPID\n\
+                for p in /proc/[0-9]*; do \
+                  user=$(sed -n 's/^Uid:.\\([0-9]*\\).*/\\1/p' $p/status); \
+                  [ -n \"$user\" ] && [ \"$user\" != $(id -u) ] && echo another $p && look $p; done\n\
+                tr '\\0' '\\n' < /proc/$$/environ | grep -x 'HELD=by-the-other'\n\
+                echo tried";
+    let mut command = script(&*sandbox, text);
+    command.env.push(("HELD".to_owned(), "by-the-other".to_owned()));
+    let output = run(&*sandbox, &command, "").await.0;
+    assert!(output.ends_with("tried\n"), "{output}");
+    let keeper: u32 = output
+        .lines()
+        .find_map(|line| line.strip_prefix("keeper "))
+        .and_then(|pid| pid.parse().ok())
+        .unwrap();
+    assert!(keeper > 1, "{output}");
+    if apart(driver) {
+        // The first process, and what keeps each of the two programs.
+        assert!(output.lines().filter(|line| line.starts_with("another ")).count() >= 3, "{output}");
+        assert!(output.contains(&format!("another /proc/{keeper}\n")), "{output}");
+        for sign in ["READ", "WRITTEN", "LISTED", "COPIED"] {
+            assert!(!output.contains(sign), "{sign}: {output}");
+        }
+    }
+    assert!(output.contains("HELD=by-the-other\n"), "who was started reads who started it: {output}");
+    drop(other.stdin);
+    other.control.wait().await;
 }
 
 pub(super) async fn end_the_first_process(driver: &dyn Driver, world: &World) {

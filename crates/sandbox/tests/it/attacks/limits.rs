@@ -1,7 +1,7 @@
 //! Against the host's room: processes, memory, disks, files, output, time.
 
 use karta_sandbox::Driver;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{apart, perl, said};
 use crate::isolated::machines;
@@ -29,6 +29,36 @@ pub(super) async fn start_processes_without_end(driver: &dyn Driver, world: &Wor
     assert_eq!(line(&mut bomb).await, "up");
     sandbox.close().await.unwrap();
     assert!(bomb.control.wait().await.status.is_none());
+}
+
+/// Processes of which each makes another and ends at once, in a group of its own: whoever looks for them finds those that are gone.
+/// The kernel wakes the stopped ones of a group that loses its last relative, and tells them by a signal that these don't heed.
+pub(crate) fn fleeing() -> String {
+    let flee = perl(
+        "$SIG{HUP} = \"IGNORE\"; setpgrp(0, 0); print \"up\\n\"; fork() for 1 .. 3; \
+         while (1) { setpgrp(0, 0); my $child = fork(); exit if $child; }",
+    );
+    format!("{flee}exec sleep 1000")
+}
+
+pub(super) async fn flee_from_a_pause_and_from_the_end(driver: &dyn Driver, world: &World) {
+    let sandbox = acquire(driver, &world.spec(1, "a")).await;
+    let mut other = sandbox.spawn(&script(&*sandbox, "echo up; read word; echo $word")).await.unwrap();
+    assert_eq!(line(&mut other).await, "up");
+    let mut fleeing = sandbox.spawn(&script(&*sandbox, &fleeing())).await.unwrap();
+    assert_eq!(line(&mut fleeing).await, "up");
+    for _ in 0..3 {
+        sandbox.pause().await.unwrap();
+        sandbox.wake().await.unwrap();
+    }
+    // Its end is the end of all of them, and of nobody else.
+    fleeing.control.kill();
+    fleeing.control.wait().await;
+    let look = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done | grep -c 'setpgr[p]'";
+    assert_eq!(said(&*sandbox, look).await.0, "0\n");
+    other.stdin.write_all(b"alive\n").await.unwrap();
+    assert_eq!(line(&mut other).await, "alive");
+    sandbox.close().await.unwrap();
 }
 
 pub(super) async fn use_memory_without_end(driver: &dyn Driver, world: &World) {
