@@ -46,6 +46,7 @@ fn files(karta_toml: &str) -> Vec<(&str, &str)> {
         ("ask.pl", include_str!("attacks/ask.pl")),
         ("reach.pl", include_str!("attacks/reach.pl")),
         ("forge.pl", include_str!("attacks/forge.pl")),
+        ("memory.pl", include_str!("attacks/memory.pl")),
     ]
 }
 
@@ -225,6 +226,7 @@ attacks! {
     inside::see_another_session
     inside::answer_an_approval_from_inside
     inside::forge_an_answer_in_the_harness
+    model::find_a_credential_in_the_harness
     inside::flood
     model::use_a_token_after_the_end
 }

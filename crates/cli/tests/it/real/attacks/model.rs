@@ -32,6 +32,37 @@ pub(super) async fn use_the_model_token_elsewhere(ring: &Ring) {
     assert!(own.contains("ANSWER 200"), "{own}");
 }
 
+/// Looks for credentials where the harness has them. What there is, its session's programs may have: it is the token of this session and
+/// nothing else, worth nothing anywhere else.
+pub(super) async fn find_a_credential_in_the_harness(ring: &Ring) {
+    // What comes before a provider's key, written so that this text does not fit it.
+    let (start, _) = PLANTED.split_at(10);
+    let pattern = format!("{}[{}]\\w*|karta_model_\\w+", &start[..9], &start[9..]);
+    let own = format!("{PRINT_TOKEN}; perl memory.pl '{pattern}'");
+    let ((), _) = held(&ring.karta, ring.victim, (&own, "touch held"), async |said, _| {
+        let token = token(&said);
+        assert!(said.contains("TRIED") && said.contains("/claude"), "the harness is found: {said}");
+        assert!(said.contains(&format!("IN ENVIRONMENT {token}\n")), "{said}");
+        let credentials = said.lines().filter_map(|line| line.strip_prefix("IN ")?.split(' ').nth(1));
+        // In memory there are pieces of it, too, and what happens to come after it.
+        let part = |found: &str| found.chars().take(24).collect::<String>();
+        let others: Vec<_> = credentials.filter(|found| !token.starts_with(&part(found))).collect();
+        assert!(others.is_empty(), "{others:?}: {said}");
+        // Where its memory can be read, that was no look at nothing.
+        assert!(
+            said.contains("MEMORY NOT OPENED") || said.contains(&format!("IN MEMORY {token}\n")),
+            "{said}"
+        );
+        assert_eq!(called(ring.gateway, "x-api-key", &token).await, 401);
+        let elsewhere =
+            format!("perl ask.pl 127.0.0.1 4180 POST /anthropic/v1/messages 'authorization: Bearer {token}'");
+        let said = ring.attack(&elsewhere).await;
+        assert!(said.contains("ANSWER 401"), "{said}");
+        (Decision::ApproveOnce, ())
+    })
+    .await;
+}
+
 /// Asks a provider for more than model calls, with a key of the attacker's own.
 pub(super) async fn use_a_providers_other_paths(ring: &Ring) {
     let before = ring.provider_got().len();
