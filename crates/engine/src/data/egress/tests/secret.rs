@@ -85,12 +85,11 @@ async fn bodies_carry_it_where_they_can_be_read() {
         let answer = session.ask_tls(&at, &request).await;
         let short: String = request.chars().take(200).collect();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{short}: {answer}");
-        let last =
-            server.seen.lock().unwrap().last().map(|seen| String::from_utf8_lossy(&seen.body).into_owned());
-        match seen {
-            Some(seen) => assert_eq!(last.as_deref(), Some(seen), "{short}"),
-            None => assert!(last.is_none_or(|last| last == "CUT" && !last.contains(INSIDE)), "{short}"),
-        }
+        // That an earlier request was cut may be seen only now.
+        let bodies: Vec<_> = server.seen.lock().unwrap().iter().map(|seen| seen.body.clone()).collect();
+        let bodies: Vec<_> = bodies.iter().map(|body| String::from_utf8_lossy(body)).collect();
+        let whole: Vec<_> = bodies.iter().filter(|body| **body != "CUT").collect();
+        assert!(whole.iter().map(|body| &***body).eq(seen), "{short}: {whole:?}");
     }
     let answer =
         session.ask_tls(&other_at, post(&other_at, "application/json", &format!("[\"{INSIDE}\"]"))).await;
