@@ -41,7 +41,7 @@ impl Health {
         let mut state = self.state();
         state.failures = state.failures.saturating_add(1);
         // Once for so many: whoever fails while it is tried starts no second trial.
-        state.failures % MOST == 0 && state.out.is_none()
+        state.failures.is_multiple_of(MOST) && state.out.is_none()
     }
 
     /// A trial failed, too.

@@ -39,21 +39,24 @@ pub(super) async fn look_into_what_keeps_the_programs(driver: &dyn Driver, world
     let sandbox = acquire(driver, &world.spec(1, "a")).await;
     let mut other = sandbox.spawn(&script(&*sandbox, "echo up; read word")).await.unwrap();
     assert_eq!(line(&mut other).await, "up");
-    let text = "look() { for file in mem environ maps auxv stack syscall io; do \
-                  dd if=$1/$file of=/dev/null bs=1 count=1 2> /dev/null && echo READ $1/$file; done\n\
-                  echo x > $1/mem && echo WRITTEN $1; ls $1/fd $1/cwd/ $1/root/ && echo LISTED $1; \
-                  cat $1/exe > /dev/null && echo COPIED $1; }\n\
+    let text = "look() { for file in environ maps auxv stack syscall io; do \
+                  [ $(dd if=$1/$file bs=1 count=1 | wc -c) = 0 ] || echo READ $1/$file; done\n\
+                  (: < $1/mem) && echo READ $1/mem; (: > $1/mem) && echo WRITTEN $1; \
+                  ls $1/fd $1/cwd/ $1/root/ && echo LISTED $1; cat $1/exe > /dev/null && echo COPIED $1; }\n\
                 exec 2> /dev/null\n\
                 echo keeper $PPID; look /proc/$PPID\n\
                 for p in /proc/[0-9]*; do \
                   user=$(sed -n 's/^Uid:.\\([0-9]*\\).*/\\1/p' $p/status); \
                   [ -n \"$user\" ] && [ \"$user\" != $(id -u) ] && echo another $p && look $p; done\n\
                 tr '\\0' '\\n' < /proc/$$/environ | grep -x 'HELD=by-the-other'\n\
-                echo tried";
+                echo tried; look /proc/$$";
     let mut command = script(&*sandbox, text);
     command.env.push(("HELD".to_owned(), "by-the-other".to_owned()));
     let output = run(&*sandbox, &command, "").await.0;
-    assert!(output.ends_with("tried\n"), "{output}");
+    let (output, own) = output.split_once("tried\n").expect(&output);
+    for sign in ["READ", "WRITTEN", "LISTED", "COPIED"] {
+        assert!(own.contains(sign), "what looks finds what is there: {own}");
+    }
     let keeper: u32 = output
         .lines()
         .find_map(|line| line.strip_prefix("keeper "))
