@@ -154,8 +154,8 @@ fn hint(text: &str) -> &'static str {
         ),
         (
             "another owner",
-            "; the file system of the data directory can't give files another owner for a mount: use ext4, XFS, Btrfs or \
-                           tmpfs on Linux 5.19 or later",
+            "; the file system of the data directory can't give files another owner for a mount: use ext4, XFS, Btrfs, or \
+                           tmpfs since Linux 6.3",
         ),
         (
             "No space left on device",
