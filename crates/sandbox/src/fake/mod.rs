@@ -24,7 +24,7 @@ pub use faults::Faults;
 pub use files::Files;
 pub use freezer::Freezer;
 
-use crate::{Command, Duplex, Error, Exit, Place, Process, Revived, Spec, state};
+use crate::{Command, Duplex, Error, Exit, ParkKey, Place, Process, Revived, Spec, state};
 use control::Task;
 
 /// How many bytes a pipe holds. The memory is taken only as it is used.
@@ -186,11 +186,12 @@ impl crate::Driver for Driver {
         }))
     }
 
-    async fn revive(&self, spec: &Spec, from: &Path) -> Result<Revived, Error> {
-        let frozen = self.freezer.as_ref().and_then(|freezer| freezer.take(from));
+    async fn revive(&self, spec: &Spec, from: &Path, key: &ParkKey) -> Result<Revived, Error> {
+        let frozen = self.freezer.as_ref().and_then(|freezer| freezer.take(from, key));
         let freezer::Thawed { space, programs } = frozen.ok_or_else(|| {
             Error::Unavailable(
-                "nothing is saved there: the server that had it in its memory is gone".to_owned(),
+                "nothing is saved there under this key: the server that had it in its memory is gone"
+                    .to_owned(),
             )
         })?;
         let home = PathBuf::from(format!("{ROOT}/{}/home", spec.session));
@@ -277,12 +278,16 @@ impl crate::Sandbox for Sandbox {
         self.freezer.is_some()
     }
 
-    async fn park(&self, into: &Path) -> Result<(), Error> {
+    fn park_bytes(&self) -> u64 {
+        self.freezer.as_ref().map_or(0, Freezer::weight)
+    }
+
+    async fn park(&self, into: &Path, key: &ParkKey) -> Result<(), Error> {
         let Some(freezer) = &self.freezer else {
             return Err(Error::Unavailable("this driver has no freezer".to_owned()));
         };
         let held = std::mem::take(&mut *lock(&self.held));
-        let saved = freezer.put(into, Arc::clone(&self.space), held).await;
+        let saved = freezer.put(into, key, Arc::clone(&self.space), held).await;
         saved.map_err(|source| Error::File { doing: "saving under", path: into.to_owned(), source })
     }
 
