@@ -91,6 +91,11 @@ impl Freezer {
         lock(&self.0.saved).values().map(|saved| saved.programs.len()).sum()
     }
 
+    /// A file of a place that is in it.
+    pub fn file(&self, path: &Path) -> Option<Vec<u8>> {
+        lock(&self.0.saved).values().find_map(|saved| saved.space.files.get(path))
+    }
+
     /// From now on a sandbox says that it takes so many bytes to be saved.
     pub fn set_weight(&self, bytes: u64) {
         self.0.weight.store(bytes, Ordering::SeqCst);

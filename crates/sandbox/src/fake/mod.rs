@@ -9,6 +9,7 @@ mod freezer;
 
 use std::collections::HashMap;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -24,6 +25,7 @@ pub use faults::Faults;
 pub use files::Files;
 pub use freezer::Freezer;
 
+use crate::uplink::Service;
 use crate::{Command, Duplex, Error, Exit, ParkKey, Place, Process, Revived, Spec, state};
 use control::Task;
 
@@ -56,6 +58,7 @@ pub struct Driver {
     rng: Arc<dyn Rng>,
     faults: Faults,
     keeps: bool,
+    confines: bool,
     freezer: Option<Freezer>,
     spaces: Mutex<HashMap<SessionId, Held>>,
 }
@@ -97,6 +100,7 @@ impl Driver {
             rng,
             faults: Faults::default(),
             keeps: true,
+            confines: false,
             freezer: None,
             spaces: Mutex::default(),
         }
@@ -106,6 +110,13 @@ impl Driver {
     #[must_use]
     pub const fn forgetful(mut self) -> Self {
         self.keeps = false;
+        self
+    }
+
+    /// As drivers are that keep sessions from the network: its sandboxes say that they have a way out. Nothing comes by it.
+    #[must_use]
+    pub const fn confining(mut self) -> Self {
+        self.confines = true;
         self
     }
 
@@ -136,7 +147,7 @@ impl crate::Driver for Driver {
     }
 
     fn isolation(&self) -> Isolation {
-        Isolation::None
+        if self.confines { Isolation::Namespace } else { Isolation::None }
     }
 
     async fn check(&self) -> Result<(), Error> {
@@ -181,6 +192,7 @@ impl crate::Driver for Driver {
             place,
             fresh,
             keeps: self.keeps,
+            confines: self.confines,
             freezer: self.freezer.clone(),
             held: Mutex::default(),
         }))
@@ -207,6 +219,7 @@ impl crate::Driver for Driver {
             place,
             fresh: false,
             keeps: self.keeps,
+            confines: self.confines,
             freezer: self.freezer.clone(),
             held: Mutex::new(held),
         };
@@ -235,6 +248,7 @@ struct Sandbox {
     place: Place,
     fresh: bool,
     keeps: bool,
+    confines: bool,
     freezer: Option<Freezer>,
     held: Mutex<Vec<freezer::Held>>,
 }
@@ -255,6 +269,11 @@ impl crate::Sandbox for Sandbox {
 
     fn fresh(&self) -> bool {
         self.fresh
+    }
+
+    fn service(&self, service: Service) -> Option<SocketAddr> {
+        let out = self.confines && matches!(service, Service::Egress);
+        out.then(|| (Ipv4Addr::LOCALHOST, service.port()).into())
     }
 
     async fn survey(&self) -> Result<Vec<state::Entry>, Error> {
@@ -343,7 +362,7 @@ impl crate::Sandbox for Sandbox {
     }
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Duplex>, Error> {
-        let stream = TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).await;
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
         Ok(Box::new(stream.map_err(|source| Error::Connect { port, source })?))
     }
 

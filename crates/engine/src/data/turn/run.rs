@@ -260,11 +260,9 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         // Nothing comes out any more: what was decided last is still told.
         let _ = runner.close_way_out().await;
     }
-    let org = runner.row.org;
-    drop(runner);
     engine.hub().retire(session, &mut orders);
     if failed {
-        engine.take_up_later(org, session);
+        engine.take_up_later(runner.row.org, session);
     }
 }
 
