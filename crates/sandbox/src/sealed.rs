@@ -170,6 +170,11 @@ impl<R: Read> Opening<R> {
         Ok(&self.chunk[self.at..])
     }
 
+    /// Takes so many bytes of what [`Opening::fill`] gave.
+    pub(crate) fn consume(&mut self, bytes: usize) {
+        self.at = self.at.saturating_add(bytes).min(self.chunk.len());
+    }
+
     fn open(&mut self) -> io::Result<()> {
         let size = self.left.min((CHUNK + TAG) as u64);
         self.left -= size;
@@ -196,7 +201,7 @@ impl<R: Read> Read for Opening<R> {
         let some = self.fill()?;
         let length = some.len().min(into.len());
         into[..length].copy_from_slice(&some[..length]);
-        self.at += length;
+        self.consume(length);
         Ok(length)
     }
 }

@@ -222,7 +222,8 @@ async fn taken(
     let path = from.join(STATE);
     let (ours, theirs) = streams::outgoing().map_err(at("making a pipe for", &path))?;
     let starting = Vm::start(host, room, shape, Origin::State(theirs), ram, drives);
-    let feeding = async { streams::feed(state, ours).await.map_err(unread(&path)) };
+    // What is killed reads no more, which ends it.
+    let feeding = blocking(move || streams::feed(state, ours).map_err(unread(&path)));
     // It stands still until all of its state was found to be as it was written.
     let begun = tokio::time::timeout(READ + ANSWER, async { tokio::try_join!(starting, feeding) });
     let (mut vm, ()) =

@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
 
 use crate::sealed::{Opening, Sealing};
@@ -15,7 +15,7 @@ use crate::sealed::{Opening, Sealing};
 /// How much is moved at once.
 const PIECE: usize = 1 << 20;
 /// Pieces that may wait for the slower side.
-const AHEAD: usize = 2;
+const AHEAD: usize = 4;
 /// The place of a piece of a disk that says that no more come.
 const END: u64 = u64::MAX;
 
@@ -27,10 +27,10 @@ pub(super) fn incoming() -> io::Result<(Receiver, OwnedFd)> {
 }
 
 /// A pipe from us to somebody else.
-pub(super) fn outgoing() -> io::Result<(Sender, OwnedFd)> {
+pub(super) fn outgoing() -> io::Result<(io::PipeWriter, OwnedFd)> {
     let (theirs, ours) = io::pipe()?;
     widen(&ours);
-    Ok((Sender::from_owned_fd(ours.into())?, theirs.into()))
+    Ok((ours, theirs.into()))
 }
 
 fn widen(pipe: &io::PipeWriter) {
@@ -71,31 +71,21 @@ pub(super) async fn drain<W: Write + Send + 'static>(
 }
 
 /// Gives what a sealed file holds into a pipe. Its end is given only when all of it was found to be as it was written; where the other side
-/// wants no more of it before, the rest is looked at all the same.
-pub(super) async fn feed<R: Read + Send + 'static>(mut from: Opening<R>, mut to: Sender) -> io::Result<()> {
-    let (pieces, mut taken) = mpsc::channel::<Vec<u8>>(AHEAD);
-    let reading = tokio::task::spawn_blocking(move || {
-        let mut wanted = true;
-        loop {
-            let mut piece = vec![0; PIECE];
-            let read = from.read(&mut piece)?;
-            if read == 0 {
-                return Ok(());
-            }
-            piece.truncate(read);
-            wanted = wanted && pieces.blocking_send(piece).is_ok();
+/// wants no more of it before, the rest is looked at all the same. Blocks as long as the other side has the pipe and does not read.
+pub(super) fn feed<R: Read>(mut from: Opening<R>, mut to: io::PipeWriter) -> io::Result<()> {
+    let mut wanted = true;
+    loop {
+        let piece = from.fill()?;
+        let length = piece.len();
+        if length == 0 {
+            return Ok(());
         }
-    });
-    while let Some(piece) = taken.recv().await {
-        match to.write_all(&piece).await {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
-            Err(error) => return Err(error),
+        match to.write_all(if wanted { piece } else { &[] }) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => wanted = false,
+            other => other?,
         }
+        from.consume(length);
     }
-    drop(taken);
-    // The pipe is open until then: what is cut short must not look like an end.
-    reading.await.map_err(io::Error::other)?
 }
 
 /// Writes a disk: its length, then what is not empty, each piece with its place and its length. Ends with an error soon after it is
@@ -190,7 +180,7 @@ mod tests {
                 let mut got = Vec::new();
                 File::from(theirs).read_to_end(&mut got).map(|_| got)
             });
-            feed(opening.unwrap(), ours).await.unwrap();
+            tokio::task::spawn_blocking(|| feed(opening.unwrap(), ours)).await.unwrap().unwrap();
             assert!(reading.await.unwrap().unwrap() == plain, "{length}");
         }
     }
@@ -227,8 +217,8 @@ mod tests {
         writing.await.unwrap();
     }
 
-    #[tokio::test]
-    async fn who_wants_no_more_is_no_fault_but_damage_is() {
+    #[test]
+    fn who_wants_no_more_is_no_fault_but_damage_is() {
         let sealed = |length| {
             let mut sealing = Sealing::begin(Vec::new(), &KEY, "state").unwrap();
             sealing.write_all(&text(length)).unwrap();
@@ -241,12 +231,12 @@ mod tests {
         };
         let (ours, theirs) = outgoing().unwrap();
         drop(theirs);
-        feed(opening(&whole), ours).await.unwrap();
+        feed(opening(&whole), ours).unwrap();
         let mut changed = whole;
         *changed.last_mut().unwrap() ^= 1;
         let (ours, theirs) = outgoing().unwrap();
         drop(theirs);
-        assert!(feed(opening(&changed), ours).await.is_err());
+        assert!(feed(opening(&changed), ours).is_err());
     }
 
     #[test]
