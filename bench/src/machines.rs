@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use karta_sandbox::image::Images;
 use karta_sandbox::limits::Machines;
-use karta_sandbox::{Command, Driver as _, Sandbox, Spec, microvm};
+use karta_sandbox::{Command, Driver as _, ParkKey, Sandbox, Spec, microvm};
 use karta_types::SessionId;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
@@ -76,11 +76,12 @@ pub(crate) async fn run(data: &std::path::Path, memory: u64, at_once: usize) -> 
     let mut reviving = Vec::new();
     let mut held: Box<dyn Sandbox> = sandbox;
     for _ in 0..5 {
+        let key = ParkKey::random(&karta_types::rng::System);
         let began = Instant::now();
-        held.park(&parked).await?;
+        held.park(&parked, &key).await?;
         parking.push(micros(began));
         let began = Instant::now();
-        held = driver.revive(&spec(1), &parked).await?.sandbox;
+        held = driver.revive(&spec(1), &parked, &key).await?.sandbox;
         reviving.push(micros(began));
     }
     row("park", &mut parking);

@@ -237,7 +237,7 @@ impl Builder {
             Scripted::Machine => crate::data::player::driver(clock.clone(), rng.clone(), false),
         };
         let places = Places::new(settings.limits.processes);
-        let parked = Arc::new(ParkedTurns::new(settings.data.join("parked"), keyring.clone()));
+        let parked = Arc::new(ParkedTurns::new(settings.data.join("parked")));
         crate::data::releases::clear_incoming(&settings.data)
             .map_err(|error| Error::internal("removing what a crash left", error))?;
         let blobs = settings.releases.blobs.clone().unwrap_or_else(|| settings.data.join("blobs"));

@@ -17,6 +17,7 @@ pub mod namespace;
 pub mod paths;
 pub mod process;
 pub mod registry;
+mod sealed;
 mod seccomp;
 pub mod state;
 pub mod uplink;
@@ -29,6 +30,8 @@ use async_trait::async_trait;
 use karta_types::session::Isolation;
 use karta_types::{SandboxId, SessionId};
 use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use sealed::ParkKey;
 
 /// What went wrong with a sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -222,8 +225,9 @@ pub trait Driver: Send + Sync {
     /// The session's sandbox: its place made, or found and brought up to the release. Where it runs already on the same release,
     /// another handle of the same.
     async fn acquire(&self, spec: &Spec) -> Result<Box<dyn Sandbox>, Error>;
-    /// Goes on where [`Sandbox::park`] stopped, also on another start of the server. What was saved is used up, also on failure.
-    async fn revive(&self, _spec: &Spec, _from: &Path) -> Result<Revived, Error> {
+    /// Goes on where [`Sandbox::park`] stopped, also on another start of the server, if it is as it was written and the key is the same.
+    /// What was saved is used up, also on failure.
+    async fn revive(&self, _spec: &Spec, _from: &Path, _key: &ParkKey) -> Result<Revived, Error> {
         Err(Error::Unavailable("this driver can't save what runs".to_owned()))
     }
     /// Removes every place of a session for good. No error if there is none.
@@ -280,10 +284,15 @@ pub trait Sandbox: Send + Sync {
     fn parks(&self) -> bool {
         false
     }
-    /// Saves everything inside, its processes and their memory too, into this folder (made; must not exist), and ends the sandbox:
-    /// what the processes had written before is read to its end as always, and nothing more comes. On failure it may have ended too,
-    /// which shows as the end of its processes.
-    async fn park(&self, _into: &Path) -> Result<(), Error> {
+    /// The most bytes that [`Sandbox::park`] writes now.
+    fn park_bytes(&self) -> u64 {
+        0
+    }
+    /// Saves everything inside, its processes and their memory too, into this folder (made; must not exist), sealed with a key that
+    /// nothing else was sealed with, and ends the sandbox: what the processes had written before is read to its end as always, and
+    /// nothing more comes. On failure the folder is gone again and everything goes on, or the sandbox has ended too, which shows as the
+    /// end of its processes.
+    async fn park(&self, _into: &Path, _key: &ParkKey) -> Result<(), Error> {
         Err(Error::Unavailable("this driver can't save what runs".to_owned()))
     }
     /// Lets everything inside go on.

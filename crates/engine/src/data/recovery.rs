@@ -5,7 +5,7 @@ use karta_types::event::Answerer;
 use karta_types::message::Decision;
 use karta_types::session::{SessionStatus, TurnState};
 use karta_types::usage::Metered;
-use karta_types::{Body, ErrorCode, OrgId, Problem, Seq, SessionId, TurnId};
+use karta_types::{Body, ErrorCode, OrgId, Problem, Seq, TurnId};
 
 use crate::data::journal::{Batch, Writer};
 use crate::{Engine, Error, Result};
@@ -26,7 +26,7 @@ impl Engine {
         let mut waiting = Vec::new();
         for row in unfinished {
             let (org, session) = (row.org, row.turn.session_id);
-            if self.parked_turn(session).await == Some(row.turn.id) {
+            if self.parked_turn(org, session).await? == Some(row.turn.id) {
                 waiting.push((org, session));
             } else {
                 self.finish(row).await?;
@@ -50,12 +50,6 @@ impl Engine {
         // Last: one that has expired is woken at once, and what is woken must not be taken for what was left behind.
         self.take_up(waiting);
         Ok(())
-    }
-
-    /// The turn that a session has parked here.
-    pub(crate) async fn parked_turn(&self, session: SessionId) -> Option<TurnId> {
-        let parked = self.parked().clone();
-        tokio::task::spawn_blocking(move || parked.holds(session)).await.ok().flatten()
     }
 
     /// Ends a turn that can't go on, and what was kept of it.

@@ -6,7 +6,7 @@ use karta_sandbox::Duplex;
 use karta_sandbox::uplink::{Service, Uplink};
 
 use crate::Engine;
-use crate::data::egress::Egress;
+use crate::data::egress::{Egress, KeptAuthority};
 use crate::gateway::Way;
 
 /// The one way out of one sandbox. Clones are the same.
@@ -28,6 +28,11 @@ impl WayOut {
     /// The way by which model calls come.
     pub(crate) fn way(&self) -> Way {
         self.0.way
+    }
+
+    /// The authority whose certificates the programs inside trust, to be kept.
+    pub(crate) fn authority(&self) -> Option<KeptAuthority> {
+        self.0.egress.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|egress| egress.authority())
     }
 
     /// Everything else goes out here from now on. What was going out elsewhere ends.

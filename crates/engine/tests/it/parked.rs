@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Rig {
     folder: tempfile::TempDir,
     freezer: Freezer,
+    /// Whether sessions are kept from the network.
+    confines: bool,
     who: Option<Principal>,
 }
 
@@ -36,7 +38,7 @@ impl Rig {
             {"ask": {"tool": "Bash", "input": {"command": "ls"}, "message": "Run?",
                 "approved": [{"say": "approved"}], "denied": [{"say": "denied"}]}}]}]});
         std::fs::write(app.join("karta.script.json"), script.to_string()).unwrap();
-        Self { folder, freezer: Freezer::default(), who: None }
+        Self { folder, freezer: Freezer::default(), confines: false, who: None }
     }
 
     async fn start(&mut self, park_seconds: u64) -> Engine {
@@ -45,6 +47,7 @@ impl Rig {
         let (clock, rng) = (Arc::new(karta_types::time::System), Arc::new(karta_types::rng::System));
         let driver =
             Driver::new(karta_engine::scripted_functions(), clock, rng).freezing(self.freezer.clone());
+        let driver = if self.confines { driver.confining() } else { driver };
         let engine = Builder::new(settings).with_driver(Arc::new(driver)).open().await.unwrap();
         let org = engine.ensure_org("one").await.unwrap();
         self.who = Some(Principal::system(org));
@@ -297,5 +300,166 @@ async fn a_parked_turn_can_be_interrupted() {
     assert!(engine.interrupt(rig.who(), session).await.unwrap());
     let bodies = rig.bodies(&engine, session, |body| matches!(body, Body::Done { .. })).await;
     assert!(matches!(bodies.last(), Some(Body::Done { status: TurnState::Interrupted, .. })), "{bodies:?}");
+    engine.shutdown().await;
+}
+
+impl Rig {
+    /// The turn ends without having been woken.
+    async fn failed(&self, engine: &Engine, session: SessionId) {
+        let bodies = self.bodies(engine, session, |body| matches!(body, Body::Done { .. })).await;
+        let Some(Body::Done { status, text, .. }) = bodies.last() else { panic!("{bodies:?}") };
+        assert_eq!((*status, text.as_str()), (TurnState::Failed, "before. "));
+    }
+
+    fn place(&self, session: SessionId) -> std::path::PathBuf {
+        self.folder.path().join("data/parked").join(session.to_string())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_parked_is_unreadable_without_the_organisation_s_key() {
+    for restarted in [false, true] {
+        let mut rig = Rig::new();
+        let mut engine = rig.start(0).await;
+        let (session, request) = rig.asked(&engine).await;
+        rig.until_parked().await;
+        // A copy that the server does not know of.
+        let backup = rig.folder.path().join("backup");
+        copy(&rig.place(session), &backup);
+        engine.destroy_state_key(rig.who().org).await.unwrap();
+        assert_eq!(rig.parked(), 0);
+        copy(&backup, &rig.place(session));
+        if restarted {
+            engine.shutdown().await;
+            engine = rig.start(0).await;
+        } else {
+            rig.answer(&engine, session, request).await;
+        }
+        rig.failed(&engine, session).await;
+        assert_eq!(rig.freezer.count(), 1, "nobody had its key");
+        engine.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_is_good_in_its_own_session_alone() {
+    let mut rig = Rig::new();
+    let engine = rig.start(0).await;
+    let mut sessions = Vec::new();
+    for number in 1..=2 {
+        sessions.push(rig.asked(&engine).await.0);
+        let wait = async {
+            while rig.parked() < number {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the turn was parked");
+    }
+    engine.shutdown().await;
+    let [one, other] = [sessions[0], sessions[1]].map(|session| rig.place(session).join("record"));
+    let (record, second) = (std::fs::read(&one).unwrap(), std::fs::read(&other).unwrap());
+    std::fs::write(&one, second).unwrap();
+    std::fs::write(&other, &record).unwrap();
+    for text in [&b"model_token"[..], b"tape", b"before", b"park_key"] {
+        assert!(!record.windows(text.len()).any(|window| window == text));
+    }
+    let engine = rig.start(0).await;
+    for session in sessions {
+        rig.failed(&engine, session).await;
+    }
+    assert_eq!(rig.parked(), 0);
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_find_the_certificates_that_they_have_read() {
+    let mut rig = Rig::new();
+    rig.confines = true;
+    let ask = |approved: serde_json::Value| {
+        json!({"ask": {"tool": "Bash", "input": {"command": "ls"}, "message": "Run?",
+            "approved": [approved], "denied": [{"say": "denied"}]}})
+    };
+    let script = json!({"turns": [{"steps": [ask(ask(json!({"say": "approved"})))]}]});
+    let app = rig.folder.path().join("app");
+    std::fs::write(app.join("karta.script.json"), script.to_string()).unwrap();
+    std::fs::write(app.join("karta.toml"), "[policy]\negress = [\"GET a.example/x\"]\n").unwrap();
+    let engine = rig.start(0).await;
+    let (session, request) = rig.asked(&engine).await;
+    let bundle = Path::new("/karta").join(session.to_string()).join("tmp/karta-certificates.pem");
+    rig.until_parked().await;
+    let first = rig.freezer.file(&bundle).expect("its certificates are there");
+    assert!(String::from_utf8_lossy(&first).contains("BEGIN CERTIFICATE"));
+    engine.shutdown().await;
+    let engine = rig.start(0).await;
+    rig.answer(&engine, session, request).await;
+    let asks = std::cell::Cell::new(0);
+    let second = |body: &Body| {
+        asks.set(asks.get() + u32::from(matches!(body, Body::InputRequired(_))));
+        asks.get() == 2 || matches!(body, Body::Done { .. })
+    };
+    let bodies = rig.bodies(&engine, session, second).await;
+    let Some(Body::InputRequired(asked)) = bodies.last() else { panic!("{bodies:?}") };
+    let request = asked.request_id;
+    rig.until_parked().await;
+    assert_eq!(rig.freezer.file(&bundle).as_ref(), Some(&first), "the same as before");
+    rig.answer(&engine, session, request).await;
+    let bodies = rig.bodies(&engine, session, |body| matches!(body, Body::Done { .. })).await;
+    assert!(matches!(bodies.last(), Some(Body::Done { status: TurnState::Completed, .. })), "{bodies:?}");
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_stopped_saves_two_at_once() {
+    let mut rig = Rig::new();
+    let engine = rig.start(3600).await;
+    let mut asked = Vec::new();
+    for _ in 0..5 {
+        asked.push(rig.asked(&engine).await);
+    }
+    rig.freezer.set_open(false);
+    let stop = engine.shutdown();
+    let watch = async {
+        let wait = async {
+            while rig.freezer.waiting() < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("two are being saved");
+        for _ in 0..1000 {
+            assert_eq!(rig.freezer.waiting(), 2);
+            tokio::task::yield_now().await;
+        }
+        rig.freezer.set_open(true);
+    };
+    tokio::join!(stop, watch);
+    drop(engine);
+    assert_eq!(rig.parked(), 5);
+    let engine = rig.start(3600).await;
+    for (session, request) in &asked {
+        rig.answer(&engine, *session, *request).await;
+        let bodies = rig.bodies(&engine, *session, |body| matches!(body, Body::Done { .. })).await;
+        assert!(matches!(bodies.last(), Some(Body::Done { status: TurnState::Completed, .. })), "{bodies:?}");
+    }
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_finds_no_room_is_not_parked_and_goes_on() {
+    let mut rig = Rig::new();
+    rig.freezer.set_weight(1 << 60);
+    let engine = rig.start(0).await;
+    let (session, request) = rig.asked(&engine).await;
+    rig.answer(&engine, session, request).await;
+    rig.done(&engine, session).await;
+    engine.shutdown().await;
+    // At the server's end there is nothing else to be done than to end it, in writing.
+    let engine = rig.start(3600).await;
+    let (session, _) = rig.asked(&engine).await;
+    engine.shutdown().await;
+    drop(engine);
+    assert_eq!((rig.parked(), rig.freezer.count()), (0, 0));
+    let engine = rig.start(3600).await;
+    let bodies = rig.bodies(&engine, session, |body| matches!(body, Body::Done { .. })).await;
+    assert!(matches!(bodies.last(), Some(Body::Done { status: TurnState::Failed, .. })), "{bodies:?}");
     engine.shutdown().await;
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -13,14 +13,24 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use super::control::Task;
 use super::{PIPE, Space, lock};
-use crate::{Control, Exit, Process};
+use crate::{Control, Exit, ParkKey, Process};
 
 /// What is saved, by its folder. Clones are the same freezer; drivers that share it can go on with each other's.
-#[derive(Clone, Default)]
-pub struct Freezer(Arc<Mutex<HashMap<PathBuf, Saved>>>);
+#[derive(Clone)]
+pub struct Freezer(Arc<Inner>);
+
+struct Inner {
+    saved: Mutex<HashMap<PathBuf, Saved>>,
+    /// What saving says that it takes.
+    weight: AtomicU64,
+    /// Whether what is to be saved may come in, and how much of it waits for that.
+    door: watch::Sender<bool>,
+    waiting: AtomicUsize,
+}
 
 /// A place and what ran in it.
 struct Saved {
+    key: [u8; 32],
     space: Arc<Space>,
     programs: Vec<Frozen>,
 }
@@ -64,14 +74,59 @@ impl std::fmt::Debug for Freezer {
     }
 }
 
+impl Default for Freezer {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            saved: Mutex::default(),
+            weight: AtomicU64::new(0),
+            door: watch::Sender::new(true),
+            waiting: AtomicUsize::new(0),
+        }))
+    }
+}
+
 impl Freezer {
     /// How many programs are in it.
     pub fn count(&self) -> usize {
-        lock(&self.0).values().map(|saved| saved.programs.len()).sum()
+        lock(&self.0.saved).values().map(|saved| saved.programs.len()).sum()
+    }
+
+    /// A file of a place that is in it.
+    pub fn file(&self, path: &Path) -> Option<Vec<u8>> {
+        lock(&self.0.saved).values().find_map(|saved| saved.space.files.get(path))
+    }
+
+    /// From now on a sandbox says that it takes so many bytes to be saved.
+    pub fn set_weight(&self, bytes: u64) {
+        self.0.weight.store(bytes, Ordering::SeqCst);
+    }
+
+    pub(super) fn weight(&self) -> u64 {
+        self.0.weight.load(Ordering::SeqCst)
+    }
+
+    /// Whether saving goes on, or waits before it has begun.
+    pub fn set_open(&self, open: bool) {
+        self.0.door.send_replace(open);
+    }
+
+    /// How many sandboxes wait to be saved.
+    pub fn waiting(&self) -> usize {
+        self.0.waiting.load(Ordering::SeqCst)
     }
 
     /// Saves programs under a folder, which is made.
-    pub(super) async fn put(&self, into: &Path, space: Arc<Space>, held: Vec<Held>) -> io::Result<()> {
+    pub(super) async fn put(
+        &self,
+        into: &Path,
+        key: &ParkKey,
+        space: Arc<Space>,
+        held: Vec<Held>,
+    ) -> io::Result<()> {
+        self.0.waiting.fetch_add(1, Ordering::SeqCst);
+        // Its sender is in here too.
+        let _ = self.0.door.subscribe().wait_for(|open| *open).await;
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
         tokio::fs::create_dir(into).await?;
         let mut programs = Vec::new();
         for Held { program, stop, relay } in held {
@@ -83,20 +138,21 @@ impl Freezer {
             let pipes = relay.await.map_err(io::Error::other)?;
             programs.push(Frozen { program, pipes });
         }
-        lock(&self.0).insert(into.to_owned(), Saved { space, programs });
+        lock(&self.0.saved).insert(into.to_owned(), Saved { key: *key.expose(), space, programs });
         Ok(())
     }
 
     /// Takes programs out again. A folder may have been moved since: its last name and its session tell.
-    pub(super) fn take(&self, from: &Path) -> Option<Thawed> {
-        let mut saved = lock(&self.0);
+    pub(super) fn take(&self, from: &Path, key: &ParkKey) -> Option<Thawed> {
+        let mut saved = lock(&self.0.saved);
         // Who saves puts the folder in its place afterwards and takes it away before it is used: one session has one.
         let session = |path: &Path| {
             let parent = path.parent()?.file_name()?.to_str()?;
             Some(parent.trim_start_matches(".part-").trim_start_matches(".going-").to_owned())
         };
-        let key = saved.keys().find(|path| session(path) == session(from))?.clone();
-        let Saved { space, programs } = saved.remove(&key)?;
+        let place = saved.keys().find(|path| session(path) == session(from))?.clone();
+        let Saved { space, programs, .. } =
+            saved.remove(&place).filter(|saved| saved.key == *key.expose())?;
         let programs = programs.into_iter().map(|Frozen { program, pipes }| hold(program, pipes)).collect();
         Some(Thawed { space, programs })
     }

@@ -9,6 +9,7 @@ mod freezer;
 
 use std::collections::HashMap;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -24,7 +25,8 @@ pub use faults::Faults;
 pub use files::Files;
 pub use freezer::Freezer;
 
-use crate::{Command, Duplex, Error, Exit, Place, Process, Revived, Spec, state};
+use crate::uplink::Service;
+use crate::{Command, Duplex, Error, Exit, ParkKey, Place, Process, Revived, Spec, state};
 use control::Task;
 
 /// How many bytes a pipe holds. The memory is taken only as it is used.
@@ -56,6 +58,7 @@ pub struct Driver {
     rng: Arc<dyn Rng>,
     faults: Faults,
     keeps: bool,
+    confines: bool,
     freezer: Option<Freezer>,
     spaces: Mutex<HashMap<SessionId, Held>>,
 }
@@ -97,6 +100,7 @@ impl Driver {
             rng,
             faults: Faults::default(),
             keeps: true,
+            confines: false,
             freezer: None,
             spaces: Mutex::default(),
         }
@@ -106,6 +110,13 @@ impl Driver {
     #[must_use]
     pub const fn forgetful(mut self) -> Self {
         self.keeps = false;
+        self
+    }
+
+    /// As drivers are that keep sessions from the network: its sandboxes say that they have a way out. Nothing comes by it.
+    #[must_use]
+    pub const fn confining(mut self) -> Self {
+        self.confines = true;
         self
     }
 
@@ -136,7 +147,7 @@ impl crate::Driver for Driver {
     }
 
     fn isolation(&self) -> Isolation {
-        Isolation::None
+        if self.confines { Isolation::Namespace } else { Isolation::None }
     }
 
     async fn check(&self) -> Result<(), Error> {
@@ -181,16 +192,18 @@ impl crate::Driver for Driver {
             place,
             fresh,
             keeps: self.keeps,
+            confines: self.confines,
             freezer: self.freezer.clone(),
             held: Mutex::default(),
         }))
     }
 
-    async fn revive(&self, spec: &Spec, from: &Path) -> Result<Revived, Error> {
-        let frozen = self.freezer.as_ref().and_then(|freezer| freezer.take(from));
+    async fn revive(&self, spec: &Spec, from: &Path, key: &ParkKey) -> Result<Revived, Error> {
+        let frozen = self.freezer.as_ref().and_then(|freezer| freezer.take(from, key));
         let freezer::Thawed { space, programs } = frozen.ok_or_else(|| {
             Error::Unavailable(
-                "nothing is saved there: the server that had it in its memory is gone".to_owned(),
+                "nothing is saved there under this key: the server that had it in its memory is gone"
+                    .to_owned(),
             )
         })?;
         let home = PathBuf::from(format!("{ROOT}/{}/home", spec.session));
@@ -206,6 +219,7 @@ impl crate::Driver for Driver {
             place,
             fresh: false,
             keeps: self.keeps,
+            confines: self.confines,
             freezer: self.freezer.clone(),
             held: Mutex::new(held),
         };
@@ -234,6 +248,7 @@ struct Sandbox {
     place: Place,
     fresh: bool,
     keeps: bool,
+    confines: bool,
     freezer: Option<Freezer>,
     held: Mutex<Vec<freezer::Held>>,
 }
@@ -254,6 +269,11 @@ impl crate::Sandbox for Sandbox {
 
     fn fresh(&self) -> bool {
         self.fresh
+    }
+
+    fn service(&self, service: Service) -> Option<SocketAddr> {
+        let out = self.confines && matches!(service, Service::Egress);
+        out.then(|| (Ipv4Addr::LOCALHOST, service.port()).into())
     }
 
     async fn survey(&self) -> Result<Vec<state::Entry>, Error> {
@@ -277,12 +297,16 @@ impl crate::Sandbox for Sandbox {
         self.freezer.is_some()
     }
 
-    async fn park(&self, into: &Path) -> Result<(), Error> {
+    fn park_bytes(&self) -> u64 {
+        self.freezer.as_ref().map_or(0, Freezer::weight)
+    }
+
+    async fn park(&self, into: &Path, key: &ParkKey) -> Result<(), Error> {
         let Some(freezer) = &self.freezer else {
             return Err(Error::Unavailable("this driver has no freezer".to_owned()));
         };
         let held = std::mem::take(&mut *lock(&self.held));
-        let saved = freezer.put(into, Arc::clone(&self.space), held).await;
+        let saved = freezer.put(into, key, Arc::clone(&self.space), held).await;
         saved.map_err(|source| Error::File { doing: "saving under", path: into.to_owned(), source })
     }
 
@@ -338,7 +362,7 @@ impl crate::Sandbox for Sandbox {
     }
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Duplex>, Error> {
-        let stream = TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).await;
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
         Ok(Box::new(stream.map_err(|source| Error::Connect { port, source })?))
     }
 

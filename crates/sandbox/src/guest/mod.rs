@@ -16,7 +16,7 @@ use async_trait::async_trait;
 pub use link::Link;
 pub use sandbox::{GuestSandbox, Setup, WeakSandbox, adopt};
 
-use crate::Error;
+use crate::{Error, ParkKey};
 
 /// What holds a guest: the virtual machine or the namespaces. Dropping it kills it and removes what it had on the host, without
 /// waiting.
@@ -30,8 +30,13 @@ pub trait Machine: Send + Sync {
     fn saves(&self) -> bool {
         false
     }
-    /// Saves it, memory and all, into this folder (made; must not exist), and ends it. On failure it may go on or have ended.
-    async fn save(&self, _into: &Path) -> Result<(), Error> {
+    /// The most bytes that [`Machine::save`] writes now.
+    fn save_bytes(&self) -> u64 {
+        0
+    }
+    /// Saves it, memory and all, into this folder (made; must not exist), sealed with this key, and ends it. On failure it may go on or
+    /// have ended.
+    async fn save(&self, _into: &Path, _key: &ParkKey) -> Result<(), Error> {
         Err(Error::Unavailable("this driver can't save what runs".to_owned()))
     }
     /// Ends it and waits until nothing of it is left on the host. No error if it has ended.

@@ -18,7 +18,7 @@ use super::{Link, Machine, files};
 use crate::paths::plain;
 use crate::state;
 use crate::uplink::{Service, Uplink};
-use crate::{Command, Control, Duplex, Error, Exit, Place, Process};
+use crate::{Command, Control, Duplex, Error, Exit, ParkKey, Place, Process};
 
 /// How long a guest may take to answer: software emulation is slow, and a guest that takes longer is lost.
 pub(super) const PATIENCE: Duration = Duration::from_mins(1);
@@ -158,10 +158,14 @@ impl crate::Sandbox for GuestSandbox {
         self.inner.machine.saves()
     }
 
-    async fn park(&self, into: &Path) -> Result<(), Error> {
+    fn park_bytes(&self) -> u64 {
+        self.inner.machine.save_bytes()
+    }
+
+    async fn park(&self, into: &Path, key: &ParkKey) -> Result<(), Error> {
         let link = &self.inner.link;
         link.park(PATIENCE).await?;
-        if let Err(error) = self.inner.machine.save(into).await {
+        if let Err(error) = self.inner.machine.save(into, key).await {
             // If the machine has ended by it, so does the link; what it says then is no better than this.
             link.unpark(PATIENCE).await;
             return Err(error);

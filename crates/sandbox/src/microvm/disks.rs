@@ -141,6 +141,11 @@ impl Disk {
         .await
     }
 
+    /// How many bytes it has.
+    pub(super) fn length(&self) -> Result<u64, Error> {
+        self.file.metadata().map(|meta| meta.len()).map_err(at("reading", &self.path))
+    }
+
     /// Another opening of it, for reading only.
     pub(super) fn again(&self) -> Result<OwnedFd, Error> {
         read_only(&self.file).map_err(at("opening", &self.path))

@@ -19,6 +19,7 @@ mod park;
 mod pool;
 mod qmp;
 mod snapshot;
+mod streams;
 mod vm;
 
 pub use figures::Figures;
@@ -39,7 +40,7 @@ use tokio::sync::OnceCell;
 use crate::guest::{GuestSandbox, Link, Setup, WeakSandbox};
 use crate::image::Images;
 use crate::limits::Machines;
-use crate::{Error, Place, Sandbox as _, Spec};
+use crate::{Error, ParkKey, Place, Sandbox as _, Spec};
 use boot::Base;
 use command::Accelerator;
 use disks::{Disk, Disks};
@@ -225,7 +226,12 @@ impl Shared {
         blocking(move || release.copy(&disk)).await?;
         let generation = self.generation();
         let (running, control, stream) = vm.into_parts()?;
-        let kept = park::What { session, key: kind.key.clone(), digest: spec.digest.clone() };
+        let kept = park::What {
+            session,
+            memory: kind.shape.memory,
+            key: kind.key.clone(),
+            digest: spec.digest.clone(),
+        };
         let link = Link::start(stream, generation, Arc::clone(&spec.uplink));
         let machine = Kept::new(running, control, link.clone(), Arc::clone(&self.clock), kept);
         let notes = link.request(&Request::Configure(self.identity()?), CONFIGURE).await?;
@@ -326,7 +332,7 @@ impl crate::Driver for Driver {
         Ok(Box::new(sandbox))
     }
 
-    async fn revive(&self, spec: &Spec, from: &Path) -> Result<crate::Revived, Error> {
+    async fn revive(&self, spec: &Spec, from: &Path, key: &ParkKey) -> Result<crate::Revived, Error> {
         let shared = &self.shared;
         let lane = shared.lane(spec.session);
         let _turn = lane.lock().await;
@@ -338,7 +344,7 @@ impl crate::Driver for Driver {
             }
             sandbox.close().await?;
         }
-        let (sandbox, processes) = park::revive(shared, spec, from).await?;
+        let (sandbox, processes) = park::revive(shared, spec, from, key).await?;
         shared.note(spec, &sandbox);
         Ok(crate::Revived { sandbox: Box::new(sandbox), processes })
     }

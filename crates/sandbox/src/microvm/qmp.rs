@@ -36,6 +36,10 @@ pub(super) enum Error {
 pub(super) struct Qmp {
     stream: UnixStream,
     read: VecDeque<u8>,
+    /// A command was begun and not answered.
+    asked: bool,
+    /// A copy of the machine's state was begun, and it is not over.
+    copying: bool,
     /// How the last copy of the machine's state went, as told by events.
     migration: Option<String>,
 }
@@ -61,9 +65,18 @@ fn line(name: &str, arguments: &Value) -> Vec<u8> {
 }
 
 impl Qmp {
+    const fn new(stream: UnixStream) -> Self {
+        Self { stream, read: VecDeque::new(), asked: false, copying: false, migration: None }
+    }
+
+    /// Whether it is known what state the VMM is in: all that was begun was answered, or told to be over.
+    pub(super) const fn is_settled(&self) -> bool {
+        !self.asked && !self.copying
+    }
+
     /// Begins, with `more` commands at once; returns when all are answered.
     pub(super) async fn open(stream: UnixStream, more: &[(&str, Value)]) -> Result<Self, Error> {
-        let mut qmp = Self { stream, read: VecDeque::new(), migration: None };
+        let mut qmp = Self::new(stream);
         qmp.stream.write_all(&opening(more)).await.map_err(Error::Ended)?;
         for _ in 0..more.len() + 2 {
             qmp.answer().await?;
@@ -73,6 +86,7 @@ impl Qmp {
 
     /// Runs a command.
     pub(super) async fn execute(&mut self, name: &str, arguments: &Value) -> Result<(), Error> {
+        self.asked = true;
         self.stream.write_all(&line(name, arguments)).await.map_err(Error::Ended)?;
         self.answer().await
     }
@@ -81,6 +95,7 @@ impl Qmp {
     pub(super) async fn give(&mut self, name: &str, descriptor: BorrowedFd<'_>) -> Result<(), Error> {
         let bytes = line("getfd", &json!({ "fdname": name }));
         let mut sent = 0;
+        self.asked = true;
         let give = || {
             let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -99,8 +114,12 @@ impl Qmp {
     pub(super) async fn copied(&mut self) -> Result<(), Error> {
         loop {
             match self.migration.as_deref() {
-                Some("completed") => return Ok(()),
+                Some("completed") => {
+                    self.copying = false;
+                    return Ok(());
+                }
                 Some("failed" | "cancelled") => {
+                    self.copying = false;
                     return Err(Error::Refused("the state could not be copied".to_owned()));
                 }
                 _ => {}
@@ -110,9 +129,15 @@ impl Qmp {
         }
     }
 
-    /// Forgets how the last copy went: another one begins.
-    pub(super) fn begin(&mut self) {
+    /// Begins a copy of the machine's state.
+    pub(super) async fn copy(&mut self, name: &str, arguments: &Value) -> Result<(), Error> {
+        // How the last one went is of no interest any more.
         self.migration = None;
+        self.copying = true;
+        let begun = self.execute(name, arguments).await;
+        // One that was refused is none.
+        self.copying = !matches!(begun, Err(Error::Refused(_)));
+        begun
     }
 
     /// Reads up to the next answer.
@@ -120,9 +145,11 @@ impl Qmp {
         loop {
             let line = self.line().await?;
             if line.get("return").is_some() {
+                self.asked = false;
                 return Ok(());
             }
             if let Some(error) = line.get("error") {
+                self.asked = false;
                 let text = error.get("desc").and_then(Value::as_str).unwrap_or("no reason");
                 let plain = text.chars().filter(|letter| !letter.is_control()).take(TEXT).collect();
                 return Err(Error::Refused(plain));
@@ -182,7 +209,7 @@ mod tests {
         theirs.write_all(said.as_bytes()).await.unwrap();
         let mut qmp = Qmp::open(ours, &[("migrate-incoming", json!({ "uri": "fd:9" }))]).await.unwrap();
         qmp.copied().await.unwrap();
-        qmp.begin();
+        qmp.migration = None;
         theirs.write_all(b"{\"error\":{\"desc\":\"no\\u001b such\"}}\n").await.unwrap();
         let refused = qmp.execute("cont", &Value::Null).await.unwrap_err();
         assert_eq!(refused.to_string(), "no such");
@@ -199,7 +226,7 @@ mod tests {
     #[tokio::test]
     async fn a_descriptor_goes_with_its_name() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut qmp = Qmp { stream: ours, read: VecDeque::new(), migration: None };
+        let mut qmp = Qmp::new(ours);
         let file = tempfile::tempfile().unwrap();
         let give = async { qmp.give("state", file.as_fd()).await };
         let hear = async {

@@ -18,15 +18,15 @@ use super::command::{self, Shape, Start, number};
 use super::launch::{Host, Launch, Room, Running};
 use super::park;
 use super::qmp::{self, Qmp};
-use crate::Error;
 use crate::guest::{Link, Machine};
+use crate::{Error, ParkKey};
 
 /// How long a VMM may take to answer a command, and to take over a state.
-const ANSWER: Duration = Duration::from_secs(20);
+pub(super) const ANSWER: Duration = Duration::from_secs(20);
 /// How long reading a machine's state may take, with its whole memory if it was parked.
-const READ: Duration = Duration::from_mins(2);
-/// How long writing a machine's whole memory may take.
-const SAVE: Duration = Duration::from_mins(5);
+pub(super) const READ: Duration = Duration::from_mins(2);
+/// How long writing a machine may take, with its whole memory and disk.
+pub(super) const SAVE: Duration = Duration::from_mins(5);
 /// How long a VMM that was killed may take to be gone.
 const END: Duration = Duration::from_secs(10);
 /// How long a guest may take to set its clock.
@@ -162,7 +162,7 @@ fn pair() -> Result<(UnixStream, OwnedFd), Error> {
     made.map_err(|error| Error::Unavailable(format!("a stream to a virtual machine can't be made ({error})")))
 }
 
-fn late(what: &str, patience: Duration) -> Error {
+pub(super) fn late(what: &str, patience: Duration) -> Error {
     Error::Unavailable(format!("{what} within {} s", patience.as_secs()))
 }
 
@@ -174,19 +174,26 @@ async fn broken(running: &mut Running, error: &qmp::Error) -> Error {
     Error::Unavailable(format!("the virtual machine could not be started{said}: {error}"))
 }
 
-/// Writes the state of a machine, and its memory where nobody else has it, to a file.
-pub(super) async fn save(control: &mut Qmp, to: &File) -> Result<(), Error> {
-    let saved = tokio::time::timeout(SAVE, async {
-        control.begin();
-        control.give("state", to.as_fd()).await?;
-        control.execute("migrate", &json!({ "uri": "fd:state" })).await?;
-        control.copied().await
-    });
-    match saved.await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Error::Unavailable(format!("saving the machine failed: {error}"))),
+/// Writes the state of a machine, and its memory where nobody else has it, to a descriptor. Its other end, if it has one, sees the end of
+/// it as soon as the VMM has written all.
+pub(super) async fn copy_out(control: &mut Qmp, to: OwnedFd) -> Result<(), qmp::Error> {
+    control.give("state", to.as_fd()).await?;
+    drop(to);
+    control.copy("migrate", &json!({ "uri": "fd:state" })).await?;
+    control.copied().await
+}
+
+async fn save(control: &mut Qmp, to: &File) -> Result<(), Error> {
+    let to =
+        to.try_clone().map_err(|error| Error::Unavailable(format!("saving the machine failed: {error}")))?;
+    match tokio::time::timeout(SAVE, copy_out(control, to.into())).await {
+        Ok(done) => done.map_err(|error| unsaved(&error)),
         Err(_) => Err(late("the machine was not saved", SAVE)),
     }
+}
+
+pub(super) fn unsaved(error: &qmp::Error) -> Error {
+    Error::Unavailable(format!("saving the machine failed: {error}"))
 }
 
 type Reply = oneshot::Sender<Result<(), Error>>;
@@ -194,7 +201,7 @@ type Reply = oneshot::Sender<Result<(), Error>>;
 enum Order {
     Pause(Reply),
     Wake(Reply),
-    Save(PathBuf, Reply),
+    Save(PathBuf, ParkKey, Reply),
     Close(Reply),
 }
 
@@ -203,6 +210,7 @@ pub(super) struct Kept {
     orders: mpsc::Sender<Order>,
     link: Link,
     clock: Arc<dyn Clock>,
+    what: Arc<park::What>,
 }
 
 impl std::fmt::Debug for Kept {
@@ -221,8 +229,9 @@ impl Kept {
         kept: park::What,
     ) -> Self {
         let (orders, received) = mpsc::channel(4);
-        task(keep(running, control, received, kept));
-        Self { orders, link, clock }
+        let what = Arc::new(kept);
+        task(keep(running, control, received, Arc::clone(&what)));
+        Self { orders, link, clock, what }
     }
 
     async fn order(&self, order: impl FnOnce(Reply) -> Order + Send) -> Option<Result<(), Error>> {
@@ -261,9 +270,13 @@ impl Machine for Kept {
         true
     }
 
-    async fn save(&self, into: &Path) -> Result<(), Error> {
-        let into = into.to_owned();
-        self.order(|reply| Order::Save(into, reply)).await.unwrap_or_else(|| Err(ended()))
+    fn save_bytes(&self) -> u64 {
+        self.what.bytes()
+    }
+
+    async fn save(&self, into: &Path, key: &ParkKey) -> Result<(), Error> {
+        let (into, key) = (into.to_owned(), key.clone());
+        self.order(|reply| Order::Save(into, key, reply)).await.unwrap_or_else(|| Err(ended()))
     }
 
     async fn close(&self) -> Result<(), Error> {
@@ -279,8 +292,14 @@ pub(super) fn task(future: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(future);
 }
 
-/// Does what is ordered until the machine ends, by order, by itself or because nobody has it any more.
-async fn keep(mut running: Running, mut control: Qmp, mut orders: mpsc::Receiver<Order>, kept: park::What) {
+/// Does what is ordered until the machine ends, by order, by itself, because nobody has it any more, or because it is not known any more
+/// what state it is in.
+async fn keep(
+    mut running: Running,
+    mut control: Qmp,
+    mut orders: mpsc::Receiver<Order>,
+    kept: Arc<park::What>,
+) {
     let closing = loop {
         let order = tokio::select! {
             order = orders.recv() => order,
@@ -289,29 +308,39 @@ async fn keep(mut running: Running, mut control: Qmp, mut orders: mpsc::Receiver
                 break None;
             }
         };
-        match order {
+        let (reply, done) = match order {
             None => break None,
-            Some(Order::Close(reply)) => break Some(reply),
-            Some(Order::Pause(reply)) => answer(reply, command(&mut control, "stop").await),
-            Some(Order::Wake(reply)) => answer(reply, command(&mut control, "cont").await),
-            Some(Order::Save(into, reply)) => match park::save(&mut control, &kept, &into).await {
-                Ok(()) => break Some(reply),
-                Err(error) => {
-                    // It goes on here.
-                    let woken = command(&mut control, "cont").await;
-                    answer(reply, woken.and(Err(error)));
+            Some(Order::Close(reply)) => break Some((reply, Ok(()))),
+            Some(Order::Pause(reply)) => (reply, command(&mut control, "stop").await),
+            Some(Order::Wake(reply)) => (reply, command(&mut control, "cont").await),
+            Some(Order::Save(into, key, reply)) => {
+                let saved = park::save(&mut control, &kept, &into, &key).await;
+                if saved.is_ok() {
+                    break Some((reply, Ok(())));
                 }
-            },
+                // It goes on here, if it is known to stand still.
+                let goes_on = control.is_settled() && command(&mut control, "cont").await.is_ok();
+                if !goes_on {
+                    break Some((reply, saved));
+                }
+                (reply, saved)
+            }
+        };
+        if !control.is_settled() {
+            // The next answer would be taken for that of the next command.
+            break Some((reply, done));
         }
+        answer(reply, done);
     };
+    if let Some((_, Err(error))) = &closing {
+        tracing::error!(error = crate::chain(error), "a virtual machine is ended: nobody knows what it does");
+    }
     running.kill();
     let gone = tokio::time::timeout(END, running.ended()).await;
     drop(kept);
-    if let Some(reply) = closing {
-        answer(
-            reply,
-            gone.map(drop).map_err(|_| late("the virtual machine was killed but is not gone", END)),
-        );
+    if let Some((reply, done)) = closing {
+        let gone = gone.map(drop).map_err(|_| late("the virtual machine was killed but is not gone", END));
+        answer(reply, done.and(gone));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Virtual machines for real: they need an image and QEMU, see `karta image build`.
 
+mod parked;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -378,106 +380,6 @@ async fn a_session_s_disk_has_an_end_and_nothing_else_is_written() {
         assert_ne!(exit.status, Some(0), "{place} can be written");
     }
     sandbox.close().await.unwrap();
-    assert!(machines().is_empty());
-}
-
-#[tokio::test]
-#[ignore = "needs an image and QEMU"]
-async fn a_machine_is_put_aside_and_goes_on_under_another_server() {
-    let world = World::new();
-    let limits = limits(world.folder.path()).await;
-    let first = driver(limits.clone());
-    let spec = world.spec(1, "one");
-    let sandbox = first.acquire(&spec).await.unwrap();
-    say(&*sandbox, "echo kept > note").await;
-    let text =
-        "i=0; echo begun >&2; while read -r line; do i=$((i+1)); echo $line $i; done; echo over; exit 3";
-    let mut counting = sandbox.spawn(&shell(text)).await.unwrap();
-    // A connection from inside to a service, which is cut, and a program that has written what nobody reads.
-    let flood = sandbox
-        .spawn(&shell("trap '' PIPE; while echo xxxxxxxxxxxxxxxxxxxxxxxx; do :; done; sleep 1000"))
-        .await
-        .unwrap();
-    let mut answer = vec![0; 4];
-    counting.stdin.write_all(b"a\n").await.unwrap();
-    counting.stdout.read_exact(&mut answer).await.unwrap();
-    let who = say(&*sandbox, "cat /etc/machine-id").await;
-    let folder = world.folder.path().join("parked");
-    counting.stdin.write_all(b"b\n").await.unwrap();
-    assert!(sandbox.parks());
-    // What was written is on its way for a moment.
-    let parked = async {
-        while let Err(error) = sandbox.park(&folder).await {
-            assert!(error.to_string().contains("on its way"), "{error}");
-            tokio::task::yield_now().await;
-        }
-    };
-    parked.await;
-    assert!(machines().is_empty());
-    assert!(sandbox.spawn(&shell("true")).await.is_err());
-    let size: u64 = std::fs::read_dir(&folder)
-        .unwrap()
-        .flatten()
-        .map(|entry| {
-            use std::os::unix::fs::MetadataExt as _;
-            entry.metadata().unwrap().blocks() * 512
-        })
-        .sum();
-    println!("parked: {size} bytes");
-    // What was written before is read to its end.
-    let (mut before, mut errors) = (Vec::new(), String::new());
-    counting.stdout.read_to_end(&mut before).await.unwrap();
-    counting.stderr.read_to_string(&mut errors).await.unwrap();
-    assert_eq!(errors, "begun\n");
-    drop((counting, flood));
-    drop((sandbox, first));
-
-    let second = driver(limits);
-    let karta_sandbox::Revived { sandbox, processes: mut running } =
-        second.revive(&spec, &folder).await.unwrap();
-    assert!(!folder.exists(), "what was saved is used up");
-    assert!(!sandbox.fresh());
-    assert_eq!(running.len(), 2);
-    let mut counting = running.remove(0);
-    while before.len() < 4 {
-        before.push(counting.stdout.read_u8().await.unwrap());
-    }
-    assert_eq!(before, b"b 2\n");
-    counting.stdin.write_all(b"c\n").await.unwrap();
-    counting.stdout.read_exact(&mut answer).await.unwrap();
-    assert_eq!(answer, b"c 3\n");
-    counting.stdin.shutdown().await.unwrap();
-    let mut rest = String::new();
-    counting.stdout.read_to_string(&mut rest).await.unwrap();
-    assert_eq!(rest, "over\n");
-    rest.clear();
-    counting.stderr.read_to_string(&mut rest).await.unwrap();
-    assert_eq!(rest, "");
-    assert_eq!(counting.control.wait().await, Exit { status: Some(3), signal: None });
-    // The other one goes on with what was not read.
-    let mut piece = vec![0; 100_000];
-    running[0].stdout.read_exact(&mut piece).await.unwrap();
-    assert!(piece.chunks(25).all(|line| line.iter().all(|byte| matches!(byte, b'x' | b'\n'))));
-    assert_eq!(say(&*sandbox, "cat note; cat /etc/machine-id").await, format!("kept\n{who}"));
-    let inside: i64 = say(&*sandbox, "date +%s").await.trim().parse().unwrap();
-    let now = karta_types::Clock::now(&karta_types::time::System).as_millis() / 1000;
-    assert!((inside - now).abs() <= 2);
-    sandbox.close().await.unwrap();
-    assert!(machines().is_empty());
-
-    // On another release, or damaged, it is refused and used up.
-    for damage in [false, true] {
-        let sandbox = second.acquire(&spec).await.unwrap();
-        sandbox.park(&folder).await.unwrap();
-        let spec = if damage {
-            std::fs::write(folder.join("state"), "no state").unwrap();
-            spec.clone()
-        } else {
-            Spec { digest: "two".to_owned(), ..spec.clone() }
-        };
-        assert!(second.revive(&spec, &folder).await.is_err());
-        assert!(!folder.exists());
-    }
     assert!(machines().is_empty());
 }
 

@@ -206,6 +206,7 @@ pub(crate) async fn reaped_meanwhile(driver: &dyn Driver, world: &World, rounds:
     let order = std::sync::atomic::Ordering::Relaxed;
     let come_and_go = |number: u128| async move {
         let parked = world.folder.path().join(format!("parked-{number}"));
+        let key = karta_sandbox::ParkKey::random(&*rng());
         for round in 0..rounds {
             let spec = world.spec(number, "a");
             let sandbox = acquire(driver, &spec).await;
@@ -216,9 +217,9 @@ pub(crate) async fn reaped_meanwhile(driver: &dyn Driver, world: &World, rounds:
             assert!(exit.status == Some(0) && said.contains("kept"), "{exit:?} {said}");
             match round % 4 {
                 0 if sandbox.parks() => {
-                    sandbox.park(&parked).await.unwrap();
+                    sandbox.park(&parked, &key).await.unwrap();
                     drop(sandbox);
-                    let revived = driver.revive(&spec, &parked).await.unwrap().sandbox;
+                    let revived = driver.revive(&spec, &parked, &key).await.unwrap().sandbox;
                     assert_eq!(revived.find("note", 9).await.unwrap().len(), 1);
                     revived.close().await.unwrap();
                 }

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use karta_store::{AuditEntry, CheckpointRow, Store};
-use karta_types::{Clock, OrgId, Rng, SessionId, TurnId};
+use karta_types::{Clock, OrgId, Rng, Secret, SessionId, TurnId};
 use object_store::ObjectStore;
 use tokio::sync::Semaphore;
 
@@ -38,7 +38,7 @@ use crate::control::encryption::KeyEncryption;
 use blobs::Blobs;
 use load::{Listed, Source};
 use save::{Base, Seen};
-use seal::{Keys, SessionKey};
+use seal::{Keys, Role, SessionKey};
 use tree::{PackId, Root};
 
 /// What a session may have.
@@ -188,6 +188,40 @@ impl Checkpoints {
     /// The store failed.
     pub async fn has(&self, org: OrgId, session: SessionId) -> Result<bool, CheckpointError> {
         Ok(!self.store.checkpoint_list(org, session).await?.is_empty())
+    }
+
+    /// Seals what is kept of a session's parked turn: readable as long as its checkpoints are.
+    ///
+    /// # Errors
+    /// The key can't be had.
+    pub(crate) async fn seal_parked(
+        &self,
+        org: OrgId,
+        session: SessionId,
+        plain: Secret<Vec<u8>>,
+    ) -> Result<Vec<u8>, CheckpointError> {
+        let key = self.keys.get_or_make(org, session).await?;
+        pack::off_runtime(&self.cpu, move || {
+            let mut sealed = Vec::new();
+            key.seal(Role::Parked, &[], plain.expose(), &mut sealed).map(|()| sealed)
+        })
+        .await?
+    }
+
+    /// Opens what [`Checkpoints::seal_parked`] sealed for the same session; none if it is anything else, or longer than `most` bytes.
+    ///
+    /// # Errors
+    /// The key can't be had, or was destroyed.
+    pub(crate) async fn open_parked(
+        &self,
+        org: OrgId,
+        session: SessionId,
+        sealed: Vec<u8>,
+        most: usize,
+    ) -> Result<Option<Secret<Vec<u8>>>, CheckpointError> {
+        let key = self.keys.get(org, session).await?.ok_or(CheckpointError::Shredded)?;
+        let open = move || key.open(Role::Parked, &[], &sealed, most).map(Secret::new);
+        pack::off_runtime(&self.cpu, open).await
     }
 
     /// Erases everything that is kept of a session.

@@ -52,7 +52,6 @@ pub(crate) fn open(
 pub async fn shred(settings: &Settings, org: &str) -> Result<u64> {
     let (clock, rng) = (Arc::new(karta_types::time::System), Arc::new(karta_types::rng::System));
     let keyring = Keyring::load_or_create(&settings.data.join("keys"), &*rng)?;
-    let sealing = keyring.clone();
     let store = Store::open(settings.store_options(keyring)).await?;
     let done = async {
         let id = match org.parse::<OrgId>() {
@@ -63,7 +62,7 @@ pub async fn shred(settings: &Settings, org: &str) -> Result<u64> {
         let packs = Packs::in_folder(&blobs)?;
         let told = by_platform((&*clock, &*rng), id, DESTROYED, id, None);
         let checkpoints = open(settings, &store, packs.store(), blobs, clock.clone(), rng.clone())?;
-        let parked = ParkedTurns::new(settings.data.join("parked"), sealing);
+        let parked = ParkedTurns::new(settings.data.join("parked"));
         let destroyed = checkpoints.destroy_key(id, told).await?;
         erase_parked(&parked, &store, id).await?;
         Ok(destroyed)
@@ -73,7 +72,7 @@ pub async fn shred(settings: &Settings, org: &str) -> Result<u64> {
     done
 }
 
-/// Removes the memory of the organisation's turns that are parked on this host: it is in plain.
+/// Removes the organisation's turns that are parked on this host: nobody can read them any more.
 async fn erase_parked(parked: &ParkedTurns, store: &Store, org: OrgId) -> Result<()> {
     for session in parked.sessions() {
         if store.session_get(org, session).await?.is_some() {

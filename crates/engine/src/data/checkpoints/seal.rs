@@ -31,6 +31,8 @@ pub(super) enum Role {
     List,
     /// The root.
     Root,
+    /// What is kept of a turn that is parked.
+    Parked,
 }
 
 impl Role {
@@ -39,6 +41,7 @@ impl Role {
             Self::Content => "content",
             Self::List => "list",
             Self::Root => "root",
+            Self::Parked => "parked",
         }
     }
 }

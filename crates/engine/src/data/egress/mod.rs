@@ -34,6 +34,7 @@ pub(crate) use judge::Rules;
 pub(crate) use listen::Listening;
 pub(crate) use outside::Outside;
 pub(crate) use secrets::ToolSecret;
+pub(crate) use tls::KeptAuthority;
 pub(crate) use told::Decisions;
 
 use crate::Result;
@@ -69,7 +70,7 @@ pub(super) struct Gateway {
 }
 
 impl Egress {
-    /// A way out by these rules, from now on. Answers it and what it decides.
+    /// A way out by these rules, from now on, with this certificate authority, or one of its own. Answers it and what it decides.
     ///
     /// # Errors
     /// No certificate authority can be made for it.
@@ -78,6 +79,7 @@ impl Egress {
         outside: Arc<Outside>,
         rules: Rules,
         secrets: Vec<ToolSecret>,
+        authority: Option<KeptAuthority>,
         now: Timestamp,
     ) -> Result<(Self, Decisions)> {
         let (told, decisions) = told::channel();
@@ -85,7 +87,10 @@ impl Egress {
         let gateway = Gateway {
             rules,
             secrets: secrets::Secrets::new(secrets),
-            authority: tls::Authority::new(now)?,
+            authority: match authority {
+                Some(kept) => tls::Authority::again(kept)?,
+                None => tls::Authority::new(now)?,
+            },
             outside,
             told,
             places: Arc::new(Semaphore::new(AT_ONCE)),
@@ -139,6 +144,11 @@ impl Egress {
     /// Whether it looks into what goes by TLS: then programs must trust its certificates.
     pub(crate) fn looks(&self) -> bool {
         self.gateway.rules.looks() || !self.gateway.secrets.is_empty()
+    }
+
+    /// Its certificate authority, to be kept for programs that trust it already.
+    pub(crate) fn authority(&self) -> KeptAuthority {
+        self.gateway.authority.keep()
     }
 
     /// Variables that say which certificates to trust.

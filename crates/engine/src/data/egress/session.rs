@@ -10,7 +10,7 @@ use karta_types::session::Isolation;
 use karta_types::{Body, ErrorCode, OrgId, ProjectId, Seq, SessionId};
 
 use super::secrets::PLACEHOLDER;
-use super::{Decisions, Egress, Outside, Rules, ToolSecret};
+use super::{Decisions, Egress, KeptAuthority, Outside, Rules, ToolSecret};
 use crate::data::stream::Item;
 use crate::{Engine, Error, Principal, Result};
 
@@ -61,11 +61,11 @@ impl Engine {
             models: self.model_places(),
             ..Rules::default()
         };
-        Egress::new(self.tasks(), self.outside().await?, rules, Vec::new(), self.clock().now())
+        Egress::new(self.tasks(), self.outside().await?, rules, Vec::new(), None, self.clock().now())
     }
 
     /// The way out of a session on a release, with the project's secrets (a preview's are its parent's) and what the organisation demands
-    /// now. Answers it and what it decides.
+    /// now. Where programs trust a certificate authority already, that one is used. Answers it and what it decides.
     ///
     /// # Errors
     /// `overloaded` when the control plane does not answer; a secret can't be opened.
@@ -74,6 +74,7 @@ impl Engine {
         row: &SessionRow,
         home: ProjectId,
         recipe: &Recipe,
+        authority: Option<KeptAuthority>,
     ) -> Result<(Egress, Decisions)> {
         let policy = self.gate().policy(row.org).await?;
         let rules = Rules {
@@ -85,7 +86,7 @@ impl Engine {
             models: self.model_places(),
         };
         let secrets = self.session_secrets(row, home, recipe).await?;
-        Egress::new(self.tasks(), self.outside().await?, rules, secrets, self.clock().now())
+        Egress::new(self.tasks(), self.outside().await?, rules, secrets, authority, self.clock().now())
     }
 
     /// The secrets that a release declares, opened. That they are is in the audit log.

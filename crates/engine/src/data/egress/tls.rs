@@ -16,6 +16,7 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::Acceptor;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::guest::{PATIENCE, late};
@@ -78,11 +79,28 @@ pub(super) async fn hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<H
         .unwrap_or_else(|_| Err(late("the tunnel's first message does not come")))
 }
 
-/// An authority for the certificates that one sandbox is shown. Its key is made with it, is nowhere else, and goes with it.
+/// An authority as it is kept for programs that trust it already. It holds its key: to be sealed.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct KeptAuthority {
+    /// Since when it is good.
+    from: Timestamp,
+    /// Its certificate, as the sandbox has it.
+    certificate: String,
+    key: String,
+}
+
+impl std::fmt::Debug for KeptAuthority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeptAuthority").field("from", &self.from).finish_non_exhaustive()
+    }
+}
+
+/// An authority for the certificates that one sandbox is shown. Its key is made with it and goes with it; it is nowhere else, but in the
+/// sealed record of a turn that is parked.
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// The certificate that the sandbox trusts.
-    certificate: rcgen::Certificate,
+    certificate: String,
     /// The key of all hosts' certificates.
     key: KeyPair,
     from: Timestamp,
@@ -101,25 +119,39 @@ impl Authority {
     /// # Errors
     /// The machine gives no randomness.
     pub(super) fn new(now: Timestamp) -> Result<Self> {
-        let fail = |error: rcgen::Error| Error::internal("making a session's certificate authority", error);
-        let mut params = params(now);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name.push(DnType::CommonName, "Karta session egress");
-        let signing = KeyPair::generate().map_err(fail)?;
-        let certificate = params.self_signed(&signing).map_err(fail)?;
+        let signing = KeyPair::generate().map_err(unmade)?;
+        let certificate = authority(now).self_signed(&signing).map_err(unmade)?.pem();
+        Self::of(now, certificate, signing)
+    }
+
+    /// One that was kept.
+    ///
+    /// # Errors
+    /// It is none.
+    pub(super) fn again(kept: KeptAuthority) -> Result<Self> {
+        let signing = KeyPair::from_pem(&kept.key).map_err(unmade)?;
+        Self::of(kept.from, kept.certificate, signing)
+    }
+
+    fn of(from: Timestamp, certificate: String, signing: KeyPair) -> Result<Self> {
         Ok(Self {
-            issuer: Issuer::new(params, signing),
+            issuer: Issuer::new(authority(from), signing),
             certificate,
-            key: KeyPair::generate().map_err(fail)?,
-            from: now,
+            key: KeyPair::generate().map_err(unmade)?,
+            from,
             known: Mutex::default(),
         })
     }
 
+    /// What it takes to have it again.
+    pub(super) fn keep(&self) -> KeptAuthority {
+        let key = self.issuer.key().serialize_pem();
+        KeptAuthority { from: self.from, certificate: self.certificate.clone(), key }
+    }
+
     /// The certificate that the sandbox is to trust.
-    pub(super) fn pem(&self) -> String {
-        self.certificate.pem()
+    pub(super) fn pem(&self) -> &str {
+        &self.certificate
     }
 
     /// How the gateway answers as this host.
@@ -160,6 +192,19 @@ impl Authority {
     }
 }
 
+fn unmade(error: rcgen::Error) -> Error {
+    Error::internal("making a session's certificate authority", error)
+}
+
+/// What an authority's certificate says. The same for the same time.
+fn authority(from: Timestamp) -> CertificateParams {
+    let mut params = params(from);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.distinguished_name.push(DnType::CommonName, "Karta session egress");
+    params
+}
+
 fn params(now: Timestamp) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -173,6 +218,9 @@ fn params(now: Timestamp) -> CertificateParams {
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+
     use super::*;
 
     #[tokio::test]
@@ -198,5 +246,39 @@ mod tests {
         assert_ne!(one.pem(), other.pem());
         assert!(one.serve(&Host::read("a.example").unwrap()).is_ok());
         assert!(one.serve(&Host::read("8.8.8.8").unwrap()).is_ok());
+    }
+    /// Whether a client that trusts this certificate takes what the authority answers with.
+    async fn trusts(certificate: &str, authority: &Authority) -> bool {
+        let host = Host::read("a.example").unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        let client = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let server = tokio_rustls::TlsAcceptor::from(authority.serve(&host).unwrap());
+        let name = rustls::pki_types::ServerName::try_from("a.example").unwrap();
+        let (client, _) = tokio::join!(client.connect(name, ours), server.accept(theirs));
+        client.is_ok()
+    }
+
+    #[tokio::test]
+    async fn who_trusts_an_authority_trusts_it_when_it_is_had_again() {
+        let now = karta_types::Clock::now(&karta_types::time::System);
+        let first = Authority::new(now).unwrap();
+        let kept = serde_json::to_string(&first.keep()).unwrap();
+        let again = Authority::again(serde_json::from_str(&kept).unwrap()).unwrap();
+        assert_eq!(again.pem(), first.pem());
+        assert!(trusts(first.pem(), &first).await);
+        assert!(trusts(first.pem(), &again).await);
+        assert!(!trusts(first.pem(), &Authority::new(now).unwrap()).await);
+        let shown = format!("{:?}", first.keep());
+        assert!(!shown.contains("PRIVATE"), "{shown}");
+        let none = KeptAuthority { key: "no key".to_owned(), ..first.keep() };
+        assert!(Authority::again(none).is_err());
     }
 }

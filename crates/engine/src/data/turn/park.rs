@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use karta_harness::Transport;
+use karta_sandbox::ParkKey;
 use karta_sandbox::uplink::Service;
 use karta_types::session::SessionStatus;
 use karta_types::{ErrorCode, ModelCallId, Secret, Timestamp};
@@ -20,6 +21,10 @@ use crate::{Engine, Error, Result};
 const WAKE: Duration = Duration::from_secs(3);
 /// After a failure to save a sandbox, how long until it is tried again.
 const AGAIN: Duration = Duration::from_mins(10);
+/// How long a server that stops waits for others to be saved before it ends a turn instead.
+const LAST: Duration = Duration::from_secs(10);
+/// How soon after a failure of the store a parked turn is taken up again.
+const TAKE_UP: Duration = Duration::from_secs(30);
 
 impl Runner {
     /// When a process that has no turn is to be paused, if it can be.
@@ -46,9 +51,20 @@ impl Runner {
     pub(super) async fn park(&mut self) -> Result<(), Fatal> {
         let session = self.row.id;
         let Some(Running { state: State::Awake(awake), .. }) = &self.running else { return Ok(()) };
-        self.not_parked_before = self.engine.clock().now().plus(AGAIN);
         let (sandbox, parked) = (awake.sandbox.clone(), self.engine.parked().clone());
-        let unfinished = match blocking(move || parked.begin(session)).await {
+        let now = self.engine.clock().now();
+        let place = if self.engine.tasks().is_stopping() {
+            tokio::time::timeout(LAST, parked.enter()).await.ok().flatten()
+        } else {
+            parked.try_enter()
+        };
+        let Some(_place) = place else {
+            self.not_parked_before = now.plus(WAKE);
+            return Ok(());
+        };
+        self.not_parked_before = now.plus(AGAIN);
+        let bytes = sandbox.park_bytes();
+        let unfinished = match blocking(move || parked.begin(session, bytes)).await {
             Ok(unfinished) => unfinished,
             Err(error) => {
                 tracing::error!(%session, error = error.chain(), "a turn that waits can't be parked");
@@ -64,18 +80,19 @@ impl Runner {
                 return Ok(());
             }
         }
-        if let Err(error) = sandbox.park(&unfinished.machine()).await {
+        let key = ParkKey::random(self.engine.rng());
+        if let Err(error) = sandbox.park(&unfinished.machine(), &key).await {
             // If the sandbox ended by it, that is heard of as the end of the harness.
             tracing::error!(%session, error = crate::error::chain(&error), "a turn that waits can't be parked");
             return Ok(());
         }
         drop(sandbox);
         self.forget_machine();
-        self.asleep(unfinished).await
+        self.asleep(unfinished, &key).await
     }
 
     /// The sandbox is saved: what was said before is heard, then the record is written.
-    async fn asleep(&mut self, unfinished: Unfinished) -> Result<(), Fatal> {
+    async fn asleep(&mut self, unfinished: Unfinished, key: &ParkKey) -> Result<(), Fatal> {
         let Some(running) = &mut self.running else { return Ok(()) };
         let State::Awake(awake) = std::mem::replace(&mut running.state, State::Asleep(Asleep::default()))
         else {
@@ -99,15 +116,14 @@ impl Runner {
             asleep.pending = pending;
         }
         self.perform(effects).await?;
-        let kept = match self.parked_record() {
-            Some(record) => {
-                let (session, parked) = (self.row.id, self.engine.parked().clone());
-                blocking(move || {
-                    let sealed = parked.seal(session, &record)?;
-                    unfinished.keep(&sealed).map_err(|error| Error::internal("keeping a parked turn", error))
-                })
-                .await
-            }
+        let kept = match self.parked_record(key) {
+            Some(record) => match self.engine.seal_record(self.row.org, self.row.id, &record).await {
+                Ok(sealed) => {
+                    let failed = |error| Error::internal("keeping a parked turn", error);
+                    blocking(move || unfinished.keep(&sealed).map_err(failed)).await
+                }
+                Err(error) => Err(error),
+            },
             None => Err(Error::told(ErrorCode::Internal, "there is no turn to park")),
         };
         if let Err(error) = kept {
@@ -124,7 +140,7 @@ impl Runner {
     }
 
     /// What is to be known to go on after a start of the server.
-    fn parked_record(&self) -> Option<Record> {
+    fn parked_record(&self, key: &ParkKey) -> Option<Record> {
         let (running, current) = (self.running.as_ref()?, self.current.as_ref()?);
         let State::Asleep(asleep) = &running.state else { return None };
         let tape = running.machine.tape()?;
@@ -148,6 +164,8 @@ impl Runner {
             model_token: running.begun.token.expose().clone(),
             tape: tape.clone(),
             pending: asleep.pending.iter().map(|bytes| parked::text(bytes)).collect(),
+            park_key: parked::text(key.expose()),
+            authority: self.way_out.authority(),
         })
     }
 
@@ -205,14 +223,25 @@ impl Runner {
         let spec = self.spec(&release, harness);
         let pass = self.engine.channels().open_again(token, self.channel(), self.way_out.way());
         let (session, parked) = (self.row.id, self.engine.parked().clone());
-        // Since a start of the server there is no way out any more. It is made before anything is used up.
+        let record = self.engine.read_record(self.row.org, session).await?;
+        let kept = record.and_then(|record| Some((record.park_key()?, record.authority)));
+        let Some((key, authority)) = kept else {
+            return Err(Error::told(
+                ErrorCode::HarnessFailed,
+                "what was kept of the parked turn can't be read",
+            ));
+        };
+        // Since a start of the server there is no way out any more. It is made before anything is used up, and programs trust it that
+        // have read the certificates of the one before.
         let outside = match &self.decisions {
             Some(_) => None,
-            None => Some(self.engine.session_egress(&self.row, self.home, release.recipe()).await?),
+            None => {
+                Some(self.engine.session_egress(&self.row, self.home, release.recipe(), authority).await?)
+            }
         };
         let folder = blocking(move || parked.take(session)).await?;
         let driver = self.engine.driver(release.harness.id());
-        let revived = driver.revive(&spec, &folder.machine()).await?;
+        let revived = driver.revive(&spec, &folder.machine(), &key).await?;
         let sandbox: Arc<dyn karta_sandbox::Sandbox> = revived.sandbox.into();
         let mut processes = revived.processes.into_iter();
         let (Some(process), None) = (processes.next(), processes.next()) else {
@@ -221,7 +250,6 @@ impl Runner {
         let io = transport::open(self.engine.tasks(), process, sandbox.clone(), Transport::Stdio);
         tokio::task::spawn_blocking(move || drop(folder));
         if let Some(outside) = outside {
-            // Programs that have read the old certificates will not trust the new ones.
             self.go_out_by(outside, &*sandbox).await?;
         }
         self.goes_on_in(sandbox.clone(), version);
@@ -230,8 +258,8 @@ impl Runner {
 
     /// Takes up what was parked before the server was started. False if there is nothing, or it doesn't fit what is on record.
     pub(super) async fn take_up(&mut self) -> Result<bool> {
-        let (session, parked) = (self.row.id, self.engine.parked().clone());
-        let Some(record) = blocking(move || parked.read(session)).await? else { return Ok(false) };
+        let session = self.row.id;
+        let Some(record) = self.engine.read_record(self.row.org, session).await? else { return Ok(false) };
         let written = record.pending.iter().map(|text| parked::bytes(text).map(bytes::Bytes::from));
         let Some(mut pending) = written.collect::<Option<Vec<_>>>() else { return Ok(false) };
         let project = self.engine.project_known(self.row.org, self.row.project).await?;
@@ -307,6 +335,21 @@ impl Engine {
         let parked = self.parked().clone();
         // Failures are told in the log, and tried again at the next start.
         let _ = tokio::task::spawn_blocking(move || parked.erase(session)).await;
+    }
+
+    /// Takes up the parked turn of a session whose runner has given up, if it has one, after a while: it must expire though nobody speaks to
+    /// it.
+    pub(crate) fn take_up_later(&self, org: karta_types::OrgId, session: karta_types::SessionId) {
+        let engine = self.clone();
+        self.tasks().spawn(async move {
+            if tokio::time::timeout(TAKE_UP, engine.tasks().stopping()).await.is_ok() {
+                return;
+            }
+            let parked = engine.parked().clone();
+            if tokio::task::spawn_blocking(move || parked.has(session)).await.unwrap_or_default() {
+                engine.take_up(vec![(org, session)]);
+            }
+        });
     }
 
     /// Takes up the parked turns of these sessions: from here on they wait as before, and expire.

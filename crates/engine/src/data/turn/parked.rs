@@ -1,40 +1,51 @@
 //! Turns that wait for a person with their whole sandbox saved on disk: they cost no memory, and survive the server.
 //!
-//! Each is a folder `<data>/parked/<session>`: what the driver saved, and a sealed record of what the platform knew. The folder is put
-//! together beside its place and moved in last; it is moved away again before anything goes on from it. So whatever is in its place
-//! after a crash is whole and was not used.
+//! Each is a folder `<data>/parked/<session>`: what the driver saved, and a record of what the platform knew. The record is sealed under
+//! the organisation's key, as checkpoints are; in it is the key that the driver has sealed with. The folder is put together beside its
+//! place and moved in last; it is moved away again before anything goes on from it. So whatever is in its place after a crash is whole and
+//! was not used.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use karta_harness::Native;
-use karta_store::Keyring;
+use karta_sandbox::ParkKey;
 use karta_types::session::Participant;
-use karta_types::{KeyId, Seq, SessionId, SessionTokenId, Timestamp, TurnId};
+use karta_types::{ErrorCode, KeyId, OrgId, Secret, Seq, SessionId, SessionTokenId, Timestamp, TurnId};
 use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::tape::Tape;
-use crate::{Error, Result};
+use crate::data::checkpoints::CheckpointError;
+use crate::data::egress::KeptAuthority;
+use crate::{Engine, Error, Result};
 
 /// What the driver saves, within a folder.
 const MACHINE: &str = "machine";
 /// What the platform knows, within a folder.
 const RECORD: &str = "record";
 /// The largest record that is read back, in bytes.
-const RECORD_BYTES: u64 = 64 << 20;
+const RECORD_BYTES: usize = 64 << 20;
+/// How many are saved at once: each takes a processor and the disk.
+const AT_ONCE: usize = 2;
+/// What is left free of the disk: parking must not be what stops turns that run.
+const SPARE: u64 = 64 << 20;
 
 /// The folder of what is parked.
 #[derive(Debug)]
 pub(crate) struct ParkedTurns {
     root: PathBuf,
-    keyring: Keyring,
+    /// Bytes that those that are being saved may still write.
+    promised: Arc<Mutex<u64>>,
+    places: Arc<Semaphore>,
 }
 
 /// A turn that is parked, as the platform knew it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(super) struct Record {
     /// The turn.
     pub(super) turn: TurnId,
@@ -70,6 +81,17 @@ pub(super) struct Record {
     pub(super) tape: Tape,
     /// What is still to be written to the process, in base 64.
     pub(super) pending: Vec<String>,
+    /// What the driver has sealed with, in base 64.
+    pub(super) park_key: String,
+    /// The certificate authority that programs inside trust.
+    pub(super) authority: Option<KeptAuthority>,
+}
+
+impl Record {
+    /// What the driver has sealed with; none if it is no key.
+    pub(super) fn park_key(&self) -> Option<ParkKey> {
+        bytes(&self.park_key)?.try_into().ok().map(ParkKey::new)
+    }
 }
 
 /// [`Native`], to be kept.
@@ -109,6 +131,8 @@ pub(super) fn bytes(text: &str) -> Option<Vec<u8>> {
 pub(super) struct Unfinished {
     part: Option<PathBuf>,
     place: PathBuf,
+    promised: Arc<Mutex<u64>>,
+    bytes: u64,
 }
 
 /// A folder that was taken out, to go on from. Removed when this is dropped.
@@ -137,6 +161,9 @@ impl Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
+        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        *promised = promised.saturating_sub(self.bytes);
+        drop(promised);
         if let Some(part) = self.part.take() {
             remove(&part);
         }
@@ -168,74 +195,84 @@ fn remove(folder: &Path) {
 
 impl ParkedTurns {
     /// In this folder, which need not be there.
-    pub(crate) const fn new(root: PathBuf, keyring: Keyring) -> Self {
-        Self { root, keyring }
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root, promised: Arc::default(), places: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     fn place(&self, session: SessionId) -> PathBuf {
         self.root.join(session.to_string())
     }
 
-    fn context(session: SessionId) -> Vec<u8> {
-        format!("parked turn {session}").into_bytes()
+    /// A place among those that are saved at once, if there is one.
+    pub(super) fn try_enter(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
-    /// Begins a folder for a session.
+    /// The same, when there is one.
+    pub(super) async fn enter(&self) -> Option<OwnedSemaphorePermit> {
+        // Never closed.
+        Arc::clone(&self.places).acquire_owned().await.ok()
+    }
+
+    /// Begins a folder for a session, into which so many bytes at most will be written.
     ///
     /// # Errors
-    /// It can't be made.
-    pub(super) fn begin(&self, session: SessionId) -> Result<Unfinished> {
+    /// It can't be made; `storage_full` where the disk may not have the room.
+    pub(super) fn begin(&self, session: SessionId, bytes: u64) -> Result<Unfinished> {
+        let fail = |error| Error::internal("making the folder of a parked turn", error);
         let part = self.root.join(format!(".part-{session}"));
         remove(&part);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .create(&part)
-            .map_err(|error| Error::internal("making the folder of a parked turn", error))?;
-        Ok(Unfinished { part: Some(part), place: self.place(session) })
+        fs::DirBuilder::new().recursive(true).create(&part).map_err(fail)?;
+        let place = self.place(session);
+        let mut unfinished =
+            Unfinished { part: Some(part), place, promised: Arc::clone(&self.promised), bytes: 0 };
+        let disk = rustix::fs::statvfs(&self.root).map_err(|error| fail(error.into()))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        let needed = promised.saturating_add(bytes).saturating_add(SPARE);
+        if free < needed {
+            drop(promised);
+            return Err(Error::told(
+                ErrorCode::StorageFull,
+                format!(
+                    "to park it takes up to {} MiB of free disk below `{}`, and there are {}",
+                    needed >> 20,
+                    self.root.display(),
+                    free >> 20
+                ),
+            ));
+        }
+        *promised += bytes;
+        drop(promised);
+        unfinished.bytes = bytes;
+        Ok(unfinished)
     }
 
-    /// A record, sealed for this session.
-    ///
-    /// # Errors
-    /// It can't be written as text, or sealed.
-    pub(super) fn seal(&self, session: SessionId, record: &Record) -> Result<Vec<u8>> {
-        let plain = serde_json::to_vec(record)
-            .map_err(|error| Error::internal("writing the record of a parked turn", error))?;
-        Ok(self.keyring.seal(&Self::context(session), &plain)?)
+    /// Whether the session has something parked here.
+    pub(super) fn has(&self, session: SessionId) -> bool {
+        self.place(session).exists()
     }
 
-    /// The session's record, if it has a parked turn.
-    ///
-    /// # Errors
-    /// It is there and can't be read.
-    pub(super) fn read(&self, session: SessionId) -> Result<Option<Record>> {
+    /// The session's record as it lies there, if it has a parked turn.
+    fn read(&self, session: SessionId) -> io::Result<Option<Vec<u8>>> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        // Whatever lies there instead of a file is not followed or waited for.
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+        let flags = i32::try_from(flags.bits()).unwrap_or_default();
         let path = self.place(session).join(RECORD);
-        let doing = "reading the record of a parked turn";
-        match fs::metadata(&path) {
+        let file = match fs::File::options().read(true).custom_flags(flags).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::internal(doing, error)),
-            Ok(meta) if meta.len() > RECORD_BYTES => {
-                return Err(Error::internal(
-                    doing,
-                    io::Error::other("it is larger than any that is written"),
-                ));
-            }
-            Ok(_) => {}
+            other => other?,
+        };
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is no file"));
         }
-        let sealed = fs::read(&path).map_err(|error| Error::internal(doing, error))?;
-        let plain = self.keyring.open(&Self::context(session), &sealed)?;
-        serde_json::from_slice(&plain).map(Some).map_err(|error| Error::internal(doing, error))
-    }
-
-    /// The turn that a session has parked here, if any.
-    pub(crate) fn holds(&self, session: SessionId) -> Option<TurnId> {
-        match self.read(session) {
-            Ok(record) => record.map(|record| record.turn),
-            Err(error) => {
-                tracing::error!(%session, error = error.chain(), "a parked turn is lost");
-                None
-            }
+        let mut sealed = Vec::new();
+        file.take(RECORD_BYTES as u64 + 1).read_to_end(&mut sealed)?;
+        if sealed.len() > RECORD_BYTES {
+            return Err(io::Error::other("it is larger than any that is written"));
         }
+        Ok(Some(sealed))
     }
 
     /// Takes the folder out, to go on from it: from here on it is used up.
@@ -275,14 +312,69 @@ impl ParkedTurns {
     }
 }
 
+impl Engine {
+    /// A record, sealed for this session under its organisation's key.
+    ///
+    /// # Errors
+    /// It can't be written as text, or sealed.
+    pub(super) async fn seal_record(
+        &self,
+        org: OrgId,
+        session: SessionId,
+        record: &Record,
+    ) -> Result<Vec<u8>> {
+        let plain = serde_json::to_vec(record).map(Secret::new);
+        let plain = plain.map_err(|error| Error::internal("writing the record of a parked turn", error))?;
+        Ok(self.checkpoints().seal_parked(org, session, plain).await?)
+    }
+
+    /// The record of a session's parked turn; none if there is none. One that can't be read is as good as none, and told in the log.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub(super) async fn read_record(&self, org: OrgId, session: SessionId) -> Result<Option<Record>> {
+        let parked = self.parked().clone();
+        let read = tokio::task::spawn_blocking(move || parked.read(session)).await;
+        let read = read.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let doing = "reading the record of a parked turn";
+        let opened = match read {
+            Ok(None) => return Ok(None),
+            Err(error) => Err(Error::internal(doing, error)),
+            Ok(Some(sealed)) => {
+                match self.checkpoints().open_parked(org, session, sealed, RECORD_BYTES).await {
+                    Err(error @ CheckpointError::Store(_)) => return Err(error.into()),
+                    Err(error) => Err(error.into()),
+                    Ok(None) => Err(Error::internal(doing, "it is not as it was written")),
+                    Ok(Some(plain)) => {
+                        serde_json::from_slice(plain.expose()).map_err(|error| Error::internal(doing, error))
+                    }
+                }
+            }
+        };
+        match opened {
+            Ok(record) => Ok(Some(record)),
+            Err(error) => {
+                tracing::error!(%session, error = error.chain(), "a parked turn is lost");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The turn that a session has parked here, if it can be read.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub(crate) async fn parked_turn(&self, org: OrgId, session: SessionId) -> Result<Option<TurnId>> {
+        Ok(self.read_record(org, session).await?.map(|record| record.turn))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use karta_types::rng::System;
-
     use super::*;
 
     fn parked(folder: &Path) -> ParkedTurns {
-        ParkedTurns::new(folder.join("parked"), Keyring::in_memory(&System))
+        ParkedTurns::new(folder.join("parked"))
     }
 
     #[test]
@@ -290,14 +382,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let parked = parked(folder.path());
         let session = SessionId::from_u128(1);
-        drop(parked.begin(session).unwrap());
+        drop(parked.begin(session, 1).unwrap());
         assert!(parked.read(session).unwrap().is_none());
         assert_eq!(fs::read_dir(folder.path().join("parked")).unwrap().count(), 0);
 
-        let unfinished = parked.begin(session).unwrap();
+        let unfinished = parked.begin(session, 1).unwrap();
         fs::create_dir(unfinished.machine()).unwrap();
-        unfinished.keep(b"not sealed").unwrap();
-        assert!(parked.read(session).is_err(), "only what was sealed for the session is taken");
+        unfinished.keep(b"sealed").unwrap();
+        assert_eq!(parked.read(session).unwrap().unwrap(), b"sealed");
         let taken = parked.take(session).unwrap();
         assert!(taken.machine().is_dir());
         assert!(parked.take(session).is_err());
@@ -311,14 +403,48 @@ mod tests {
         let parked = parked(folder.path());
         let (kept, lost) = (SessionId::from_u128(1), SessionId::from_u128(2));
         for session in [kept, lost] {
-            parked.begin(session).unwrap().keep(b"").unwrap();
+            parked.begin(session, 1).unwrap().keep(b"").unwrap();
         }
-        std::mem::forget(parked.begin(SessionId::from_u128(3)).unwrap());
+        std::mem::forget(parked.begin(SessionId::from_u128(3), 1).unwrap());
         parked.reap(&|session| session == kept);
         let left: Vec<_> = fs::read_dir(folder.path().join("parked"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
             .collect();
         assert_eq!(left, [kept.to_string().as_str()]);
+    }
+
+    #[test]
+    fn nothing_begins_that_the_disk_may_not_have_room_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let parked = parked(folder.path());
+        let (one, other) = (SessionId::from_u128(1), SessionId::from_u128(2));
+        let disk = rustix::fs::statvfs(folder.path()).unwrap();
+        // Others write to the same disk meanwhile: nothing here is as near as that.
+        let most = disk.f_bavail * disk.f_frsize / 8 * 5;
+        assert!(parked.begin(one, 2 * most).unwrap_err().problem().detail.contains("MiB of free disk"));
+        let first = parked.begin(one, most).unwrap();
+        assert!(parked.begin(other, most).is_err(), "what is promised counts");
+        assert_eq!(fs::read_dir(folder.path().join("parked")).unwrap().count(), 1, "nothing is left of it");
+        drop(first);
+        parked.begin(other, most).unwrap().keep(b"sealed").unwrap();
+        assert!(parked.begin(one, most).is_ok(), "what was kept is not promised any more");
+    }
+
+    #[test]
+    fn what_is_no_record_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let parked = parked(folder.path());
+        let session = SessionId::from_u128(1);
+        parked.begin(session, 1).unwrap().keep(b"sealed").unwrap();
+        let record = parked.place(session).join(RECORD);
+        fs::File::options().write(true).open(&record).unwrap().set_len(1 << 40).unwrap();
+        assert!(parked.read(session).is_err(), "endless");
+        fs::remove_file(&record).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &record).unwrap();
+        assert!(parked.read(session).is_err(), "a link");
+        fs::remove_file(&record).unwrap();
+        fs::create_dir(&record).unwrap();
+        assert!(parked.read(session).is_err(), "a folder");
     }
 }

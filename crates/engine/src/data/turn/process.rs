@@ -338,7 +338,7 @@ impl Runner {
         }
         // What was decided on the way out before this one is told. Where it can't be written, nothing after it can, and that is heard of.
         let _ = self.close_way_out().await;
-        let outside = self.engine.session_egress(&self.row, self.home, release.recipe()).await?;
+        let outside = self.engine.session_egress(&self.row, self.home, release.recipe(), None).await?;
         self.go_out_by(outside, sandbox).await
     }
 

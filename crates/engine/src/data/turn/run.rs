@@ -247,7 +247,7 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         runner.serve(&mut orders).await
     })
     .await;
-    let over = end.is_ok();
+    let (over, failed) = (end.is_ok(), matches!(end, Err(Fatal::Store(_))));
     match end {
         Ok(()) => {}
         Err(Fatal::Fenced) => tracing::warn!(%session, "another owner took the session"),
@@ -261,6 +261,9 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         let _ = runner.close_way_out().await;
     }
     engine.hub().retire(session, &mut orders);
+    if failed {
+        engine.take_up_later(runner.row.org, session);
+    }
 }
 
 /// What happened.
@@ -552,7 +555,8 @@ impl Runner {
 
     /// A turn that was parked before the server was started goes on; one that can't is ended.
     async fn begin_with_parked(&mut self) -> Result<(), Fatal> {
-        let Some(turn) = self.engine.parked_turn(self.row.id).await else { return Ok(()) };
+        let parked = self.engine.parked_turn(self.row.org, self.row.id).await.map_err(Fatal::Store)?;
+        let Some(turn) = parked else { return Ok(()) };
         match self.take_up().await {
             // What was to be written when the last server ended is written now.
             Ok(true) if self.has_pending() => return self.awaken().await,
@@ -560,7 +564,7 @@ impl Runner {
             Ok(false) => {
                 tracing::warn!(session = %self.row.id, "a parked turn does not fit what is on record");
             }
-            // Passing trouble, as of a control plane that is away: it stays parked, and the next order tries again.
+            // Passing trouble, as of a control plane that is away: it stays parked, and is tried again.
             Err(error) => return Err(Fatal::Store(error)),
         }
         self.running = None;

@@ -6,11 +6,13 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use karta_sandbox::guest::{Machine, adopt};
-use karta_sandbox::{Process, Sandbox as _};
+use karta_sandbox::{ParkKey, Process, Sandbox as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::support::{line, script};
+
+static KEY: ParkKey = ParkKey::new([1; 32]);
 
 /// A child process that is "saved" by leaving it alone, when it is let.
 struct Left(Arc<Agent>, Option<Arc<Held>>);
@@ -36,7 +38,7 @@ impl Machine for Left {
         true
     }
 
-    async fn save(&self, into: &Path) -> Result<(), Error> {
+    async fn save(&self, into: &Path, _key: &ParkKey) -> Result<(), Error> {
         if let Some(held) = &self.1 {
             held.began.notify_one();
             held.let_go.notified().await;
@@ -89,14 +91,14 @@ async fn while_it_is_saved_nothing_is_sent() {
     let (sandbox, machine, _, _) = whole(&world, Taken::new().0, Some(Arc::clone(&held))).await;
     let mut echo = begin(&sandbox, "exec cat").await;
     // It can't be saved there.
-    let saving = sandbox.park(world.folder.path());
+    let saving = sandbox.park(world.folder.path(), &KEY);
     let meanwhile = async {
         held.began.notified().await;
         echo.stdin.write_all(b"meanwhile\n").await.unwrap();
         // What a guest that falls silent must not be asked is not asked.
         assert!(sandbox.spawn(&script(&sandbox, "true")).await.is_err());
         assert!(sandbox.put(Path::new("a"), b"a").await.is_err());
-        assert!(sandbox.park(&world.folder.path().join("twice")).await.is_err());
+        assert!(sandbox.park(&world.folder.path().join("twice"), &KEY).await.is_err());
         held.let_go.notify_one();
     };
     let (saved, ()) = tokio::join!(saving, meanwhile);
@@ -129,12 +131,12 @@ async fn programs_go_on_with_another_host() {
     let stream = tokio::time::timeout(PATIENCE, taken.recv()).await.expect("it connects").unwrap();
 
     // What can't be saved goes on.
-    assert!(sandbox.park(world.folder.path()).await.is_err());
+    assert!(sandbox.park(world.folder.path(), &KEY).await.is_err());
     echo.stdin.write_all(b"still\n").await.unwrap();
     assert_eq!(line(&mut echo).await, "still");
 
     assert!(sandbox.parks());
-    sandbox.park(&world.folder.path().join("saved")).await.unwrap();
+    sandbox.park(&world.folder.path().join("saved"), &KEY).await.unwrap();
     assert_eq!(line(&mut asks).await, "early", "what was said before is heard");
     assert!(sandbox.spawn(&script(&sandbox, "true")).await.is_err(), "there is nothing to start it in");
     drop((echo, asks, calls, sandbox, stream));

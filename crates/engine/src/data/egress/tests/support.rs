@@ -229,7 +229,7 @@ impl Session {
         change(&mut rules);
         let now = Timestamp::from_micros(jiff_now());
         let tasks = Tasks::default();
-        let (egress, decisions) = Egress::new(&tasks, outside.clone(), rules, secrets, now).unwrap();
+        let (egress, decisions) = Egress::new(&tasks, outside.clone(), rules, secrets, None, now).unwrap();
         Self { egress, decisions, tasks }
     }
 
