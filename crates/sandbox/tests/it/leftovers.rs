@@ -36,8 +36,10 @@ async fn server() {
     let rng: Arc<dyn Rng> = Arc::new(Seeded::new(seed.parse().unwrap()));
     let driver = kind.driver(&folder, 1).await;
     println!("\nwent on {}", take_up(&*driver, &folder).await);
+    // Each begins with another deed.
+    let first = random(&*rng, 1000);
     for number in 0.. {
-        let deed = cycle(kind, &*driver, &folder, number, &*rng).await.unwrap();
+        let deed = cycle(kind, &*driver, &folder, first + number, &*rng).await.unwrap();
         // Whoever reads it may have gone: then this server is killed in a moment.
         let told = format!("\ncycle {number} {deed}\n");
         let _ = std::io::Write::write_all(&mut std::io::stdout(), told.as_bytes());

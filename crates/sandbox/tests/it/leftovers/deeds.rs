@@ -93,7 +93,7 @@ impl Kind {
     pub(super) fn cycles(self) -> u64 {
         let usual = match self {
             Self::Namespace => 40,
-            Self::Microvm => 12,
+            Self::Microvm => 18,
         };
         std::env::var(CYCLES).map_or(usual, |cycles| cycles.parse().unwrap())
     }
@@ -192,13 +192,15 @@ impl Deed {
         Self::KilledRevive,
     ];
 
-    fn any(kind: Kind, rng: &dyn Rng) -> Self {
+    /// One after the other, so that few sandboxes see all of them.
+    fn nth(kind: Kind, number: u64) -> Self {
         let more: &[Self] = match kind {
             Kind::Namespace => &[],
             Kind::Microvm => &Self::MACHINES,
         };
-        let number = usize::try_from(random(rng, (Self::ALL.len() + more.len()) as u64)).unwrap();
-        Self::ALL.get(number).copied().unwrap_or_else(|| more[number - Self::ALL.len()])
+        let mut all = Self::ALL.iter().chain(more);
+        let number = usize::try_from(number).unwrap() % (Self::ALL.len() + more.len());
+        *all.nth(number).unwrap()
     }
 }
 
@@ -238,7 +240,7 @@ pub(super) async fn cycle(
     rng: &dyn Rng,
 ) -> Result<String, Error> {
     let spec = spec(folder, number % 3);
-    let deed = Deed::any(kind, rng);
+    let deed = Deed::nth(kind, number);
     if matches!(deed, Deed::Unwanted) {
         drop(tokio::time::timeout(kind.moment(rng), driver.acquire(&spec)).await);
         return Ok(format!("{deed:?}"));
@@ -302,6 +304,7 @@ pub(super) async fn cycle(
                             kill_some(rng);
                         };
                         drop(tokio::join!(revive, killed));
+                        assert!(!parked.exists(), "what went on, or could not, is used up");
                     }
                 }
             }
