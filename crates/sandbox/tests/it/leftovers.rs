@@ -71,6 +71,7 @@ fn killed(kind: Kind, server: &mut Child, rng: &dyn Rng, deeds: &mut Deeds) -> u
     assert_eq!(done, most, "the server ended by itself");
     // Some moment of the next cycle.
     std::thread::sleep(kind.moment(rng));
+    assert!(server.try_wait().unwrap().is_none(), "the server ended before it was killed");
     server.kill().unwrap();
     server.wait().unwrap();
     done
@@ -228,10 +229,14 @@ async fn steady() {
     let (Some(folder), Some(kind)) = (std::env::var_os(ROOT), Kind::told()) else { return };
     let folder = PathBuf::from(folder);
     let rng = Seeded::new(3);
-    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let descriptors = || -> Vec<PathBuf> {
+        let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        open.filter_map(|entry| fs::read_link(entry.path()).ok()).collect()
+    };
     let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
-    let mut before = (usize::MAX, mounts());
-    // What is needed once for all is there after the first.
+    let mounted = mounts();
+    // What is needed once for all is there after the first round.
+    let mut before: Option<Vec<PathBuf>> = None;
     for cycles in [1, kind.cycles()] {
         let driver = kind.driver(&folder, 0).await;
         for number in 0..cycles {
@@ -250,7 +255,7 @@ async fn steady() {
         drop((held, driver));
         let mut looks = 0;
         while (!children(std::process::id()).is_empty()
-            || descriptors() > before.0
+            || before.as_ref().is_some_and(|before| descriptors().len() > before.len())
             || !groups(&folder).is_empty())
             && looks < 20_000
         {
@@ -261,9 +266,12 @@ async fn steady() {
         assert_eq!(groups(&folder), BTreeSet::new());
         assert_eq!(disks(&folder), Vec::<String>::new());
         assert_eq!(strange(kind, &folder), Vec::<String>::new());
-        assert!(descriptors() <= before.0, "{} descriptors were open, now {}", before.0, descriptors());
-        assert_eq!(mounts(), before.1);
-        before.0 = descriptors();
+        let after = descriptors();
+        if let Some(before) = &before {
+            assert!(after.len() <= before.len(), "{before:?} were open, now {after:?}");
+        }
+        assert_eq!(mounts(), mounted);
+        before = Some(after);
     }
 }
 
