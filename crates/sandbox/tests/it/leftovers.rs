@@ -1,9 +1,11 @@
-//! Sandboxes in namespaces leave nothing behind, whoever is killed when.
+//! Sandboxes in namespaces and in machines leave nothing behind, whoever is killed when.
 //!
 //! The server is this test program itself, started again for one ignored test; so is what starts and kills servers, because it takes
-//! over the processes that those leave and counts them.
+//! over the processes that those leave and counts them. `KARTA_TEST_CYCLES=1000` makes it a long test.
 
-use std::collections::BTreeSet;
+mod deeds;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,113 +13,64 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use karta_sandbox::{Driver as _, namespace};
 use karta_types::Rng;
 use karta_types::rng::Seeded;
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::WaitOptions;
 
-use crate::isolated::machines;
-use crate::support::{World, clock, line, rng, script, session};
+use crate::support::{World, session};
+use deeds::{KIND, Kind, PLACES, children, cycle, random, spec, take_up};
 
 /// Tells a server where its place is.
 const ROOT: &str = "KARTA_TEST_ROOT";
 /// Tells a server the seed of its deeds, and that it is one.
 const SEED: &str = "KARTA_TEST_SEED";
-/// How many sandboxes are made; a longer test has more.
-const CYCLES: &str = "KARTA_TEST_CYCLES";
-
-fn random(rng: &dyn Rng, below: u64) -> u64 {
-    let mut bytes = [0; 8];
-    rng.fill(&mut bytes);
-    u64::from_le_bytes(bytes) % below
-}
-
-/// The children of a process, those that nobody has waited for among them.
-fn children(of: u32) -> Vec<u32> {
-    let parent = |stat: &str| -> Option<u32> {
-        stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
-    };
-    let pids =
-        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid: &u32| {
-        fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| parent(&stat) == Some(of))
-    })
-    .collect()
-}
-
-fn kill(pid: u32) {
-    if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
-        let _ = rustix::process::kill_process(pid, Signal::KILL);
-    }
-}
-
-fn driver(folder: &Path) -> namespace::Driver {
-    let mut limits = karta_sandbox::limits::Machines::new(folder.join("machines"));
-    (limits.memory_bytes, limits.disk_bytes) = (128 << 20, 32 << 20);
-    namespace::Driver::new(limits, std::collections::HashMap::new(), clock(), rng()).unwrap()
-}
-
-/// Makes a sandbox, and ends it in one of many ways.
-async fn cycle(driver: &namespace::Driver, folder: &Path, number: u64, rng: &dyn Rng) {
-    let spec =
-        karta_sandbox::Spec::new(session(u128::from(number % 3)), folder.join("release"), "a".to_owned());
-    let deed = random(rng, 8);
-    if deed == 0 {
-        // Whoever asks for it goes away while it is made.
-        let moment = Duration::from_micros(random(rng, 60_000));
-        drop(tokio::time::timeout(moment, driver.acquire(&spec)).await);
-        return;
-    }
-    let Ok(sandbox) = driver.acquire(&spec).await else { return };
-    let text =
-        "(setsid sh -c 'trap \"\" TERM; sleep 1000' &); echo x > /home/agent/x; echo up; exec sleep 1000";
-    let mut process = sandbox.spawn(&script(&*sandbox, text)).await.unwrap();
-    assert_eq!(line(&mut process).await, "up");
-    let launchers = children(std::process::id());
-    let firsts: Vec<u32> = launchers.iter().flat_map(|launcher| children(*launcher)).collect();
-    if deed >= 6 && rustix::process::geteuid().is_root() {
-        sandbox.pause().await.unwrap();
-    }
-    match deed {
-        1 => drop(sandbox),
-        2 => driver.erase(spec.session).await.unwrap(),
-        3 | 7 => launchers.into_iter().for_each(kill),
-        4 => firsts.into_iter().for_each(kill),
-        5 => {
-            driver.reap(&|_| false).await.unwrap();
-        }
-        _ => sandbox.close().await.unwrap(),
-    }
-}
 
 #[tokio::test]
 #[ignore = "started by the test below, as the server that is killed"]
 async fn server() {
-    let (Some(folder), Ok(seed)) = (std::env::var_os(ROOT), std::env::var(SEED)) else { return };
+    let (Some(folder), Ok(seed), Some(kind)) = (std::env::var_os(ROOT), std::env::var(SEED), Kind::told())
+    else {
+        return;
+    };
     let folder = PathBuf::from(folder);
     let rng: Arc<dyn Rng> = Arc::new(Seeded::new(seed.parse().unwrap()));
-    let driver = driver(&folder);
+    let driver = kind.driver(&folder, 1).await;
+    println!("\nwent on {}", take_up(&*driver, &folder).await);
+    // Each begins with another deed.
+    let first = random(&*rng, 1000);
     for number in 0.. {
-        cycle(&driver, &folder, number, &*rng).await;
+        let deed = cycle(kind, &*driver, &folder, first + number, &*rng).await.unwrap();
         // Whoever reads it may have gone: then this server is killed in a moment.
-        let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("\ncycle {number}\n").as_bytes());
+        let told = format!("\ncycle {number} {deed}\n");
+        let _ = std::io::Write::write_all(&mut std::io::stdout(), told.as_bytes());
     }
 }
 
+/// How often what was done.
+type Deeds = BTreeMap<String, u64>;
+
 /// Starts a server, and kills it at some moment after some cycles. Answers how many there were.
-fn killed(server: &mut Child, rng: &dyn Rng) -> u64 {
+fn killed(kind: Kind, server: &mut Child, rng: &dyn Rng, deeds: &mut Deeds) -> u64 {
     let most = 1 + random(rng, 12);
     let output = BufReader::new(server.stdout.take().unwrap());
     let mut done = 0;
-    for line in output.lines().map_while(Result::ok).filter(|line| line.starts_with("cycle ")) {
-        done += 1;
-        if done == most {
-            assert!(line.ends_with(&format!(" {}", most - 1)), "{line}");
-            break;
+    for line in output.lines().map_while(Result::ok) {
+        if let Some(number) = line.strip_prefix("went on ") {
+            *deeds.entry("(went on under the next server)".to_owned()).or_default() +=
+                number.parse::<u64>().unwrap();
+        } else if let Some(rest) = line.strip_prefix("cycle ") {
+            let (number, deed) = rest.split_once(' ').unwrap();
+            assert_eq!(number, done.to_string());
+            *deeds.entry(deed.to_owned()).or_default() += 1;
+            done += 1;
+            if done == most {
+                break;
+            }
         }
     }
+    assert_eq!(done, most, "the server ended by itself");
     // Some moment of the next cycle.
-    std::thread::sleep(Duration::from_micros(random(rng, 80_000)));
+    std::thread::sleep(kind.moment(rng));
     assert!(server.try_wait().unwrap().is_none(), "the server ended before it was killed");
     server.kill().unwrap();
     server.wait().unwrap();
@@ -126,7 +79,7 @@ fn killed(server: &mut Child, rng: &dyn Rng) -> u64 {
 
 /// Waits until no process is left of the servers that were killed. Answers those that are left after a while.
 fn left() -> Vec<u32> {
-    for _ in 0..5_000 {
+    for _ in 0..20_000 {
         while matches!(rustix::process::wait(WaitOptions::NOHANG), Ok(Some(_))) {}
         if children(std::process::id()).is_empty() {
             return Vec::new();
@@ -139,7 +92,7 @@ fn left() -> Vec<u32> {
 /// Waits until no process is left. Where a sandbox was paused and its launcher was killed, and then the server before it could go
 /// on, control groups of the first version hold processes that can't even be killed: the next server lets them go. Answers whether
 /// it had to.
-async fn all_ended(folder: &Path) -> bool {
+async fn all_ended(kind: Kind, folder: &Path) -> bool {
     let first = left();
     if first.is_empty() {
         return false;
@@ -151,7 +104,8 @@ async fn all_ended(folder: &Path) -> bool {
         "these were left: {states:?}"
     );
     assert!(states.iter().any(|stat| stat.contains(") D ")), "these were left: {states:?}");
-    driver(folder).reap(&|_| false).await.unwrap();
+    assert!(kind == Kind::Namespace, "machines are not held by their group: {states:?}");
+    kind.driver(folder, 0).await.reap(&|_| false).await.unwrap();
     assert_eq!(left(), Vec::<u32>::new());
     true
 }
@@ -167,7 +121,7 @@ fn groups(folder: &Path) -> BTreeSet<PathBuf> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                if entry.file_name().to_string_lossy().starts_with(&tag) {
+                if entry.file_name().to_string_lossy().contains(&tag) {
                     found.insert(entry.path());
                 }
                 folders.push(entry.path());
@@ -184,110 +138,150 @@ fn disks(folder: &Path) -> Vec<String> {
     files.filter(|file| file.contains(folder.to_str().unwrap())).collect()
 }
 
+/// All that has a name below a folder.
+fn names(folder: &Path) -> Vec<String> {
+    let tree = crate::support::paths(folder);
+    tree.into_iter().map(|path| path.into_os_string().into_string().unwrap()).collect()
+}
+
+/// What has a name and should have none when nothing runs.
+fn strange(kind: Kind, folder: &Path) -> Vec<String> {
+    names(&folder.join("machines")).into_iter().filter(|name| !kind.stays(name)).collect()
+}
+
 #[tokio::test]
-#[ignore = "started alone by the test below"]
+#[ignore = "started alone by the tests below"]
 async fn alone() {
     let Some(folder) = std::env::var_os(ROOT).filter(|_| std::env::var_os(SEED).is_none()) else { return };
-    let folder = PathBuf::from(folder);
+    let (folder, kind) = (PathBuf::from(folder), Kind::told().unwrap());
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
-    let wanted: u64 = std::env::var(CYCLES).map_or(40, |cycles| cycles.parse().unwrap());
     let rng = Seeded::new(7);
-    let (mut done, mut servers, mut helped) = (0, 0, 0);
-    while done < wanted {
+    let (mut done, mut servers, mut helped, mut deeds) = (0, 0, 0, BTreeMap::new());
+    while done < kind.cycles() {
         servers += 1;
         let mut server = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "leftovers::server", "--ignored", "--nocapture"])
             .env(ROOT, &folder)
             .env(SEED, servers.to_string())
+            .env("TMPDIR", folder.join("tmp"))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        done += killed(&mut server, &rng);
-        helped += u32::from(all_ended(&folder).await);
+        done += killed(kind, &mut server, &rng, &mut deeds);
+        helped += u32::from(all_ended(kind, &folder).await);
         assert_eq!(disks(&folder), Vec::<String>::new());
+        println!("server {servers} was killed after {done} sandboxes in all, and nothing runs");
     }
     // Where the launcher lived on, it has removed the groups; what else a crash has left goes with the next start.
     let groups_left = groups(&folder).len();
-    let reaped = driver(&folder).reap(&|_| false).await.unwrap();
+    let driver = kind.driver(&folder, 0).await;
+    let reaped = driver.reap(&|_| false).await.unwrap();
+    let went_on = take_up(&*driver, &folder).await;
+    drop(driver);
     println!(
-        "\n{done} sandboxes, {servers} servers killed, {groups_left} groups left and {reaped} reaped, \
-         {helped} times something was held that the next server let go"
+        "\n{done} sandboxes, {servers} servers killed, {groups_left} groups left and {reaped} reaped, {went_on} went on at the end, \
+         {helped} times something was held that the next server let go; {deeds:?}"
     );
+    assert_eq!(left(), Vec::<u32>::new());
     assert_eq!(groups(&folder), BTreeSet::new());
-    let names: Vec<_> =
-        fs::read_dir(folder.join("machines")).unwrap().flatten().map(|entry| entry.file_name()).collect();
-    assert!(names.iter().all(|name| name == "templates"), "{names:?}");
+    assert_eq!(strange(kind, &folder), Vec::<String>::new());
+    for name in ["parked", "tmp"] {
+        assert_eq!(names(&folder.join(name)), Vec::<String>::new());
+    }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(folder.to_str().unwrap()), "{mounts}");
-    assert_eq!(left(), Vec::<u32>::new());
 }
 
-#[test]
-fn sandboxes_leave_nothing_whoever_is_killed() {
+/// Starts this program for one of its tests, which counts in a process of its own, and answers what it says.
+fn counted(test: &str, kind: Kind) -> String {
     let world = World::new();
-    // The folder as the server sees it.
-    assert_eq!(machines(&world).root, world.folder.path().join("machines"));
+    for name in ["parked", "tmp"] {
+        fs::create_dir(world.folder.path().join(name)).unwrap();
+    }
     let done = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "leftovers::alone", "--ignored", "--nocapture"])
+        .args(["--exact", test, "--ignored", "--nocapture"])
         .env(ROOT, world.folder.path())
+        .env(KIND, kind.name())
         .env_remove(SEED)
         .output()
         .unwrap();
     let output = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success(), "{output}{}", String::from_utf8_lossy(&done.stderr));
     assert!(output.contains("1 passed"), "{output}");
-    println!("{output}");
+    output.into_owned()
 }
 
-/// Descriptors, processes and groups of one server that lives on.
+#[test]
+fn sandboxes_leave_nothing_whoever_is_killed() {
+    println!("{}", counted("leftovers::alone", Kind::Namespace));
+}
+
+#[test]
+#[ignore = "needs an image and QEMU"]
+fn machines_leave_nothing_whoever_is_killed() {
+    println!("{}", counted("leftovers::alone", Kind::Microvm));
+}
+
+/// Descriptors, processes, groups, mounts and leases of one server that lives on.
 #[tokio::test]
-#[ignore = "counts what its own process holds, so it is started alone by the test below"]
+#[ignore = "counts what its own process holds, so it is started alone by the tests below"]
 async fn steady() {
-    if std::env::var_os(ROOT).is_none() {
-        return;
-    }
-    let folder = PathBuf::from(std::env::var_os(ROOT).unwrap());
-    let driver = driver(&folder);
+    let (Some(folder), Some(kind)) = (std::env::var_os(ROOT), Kind::told()) else { return };
+    let folder = PathBuf::from(folder);
     let rng = Seeded::new(3);
     let descriptors = || -> Vec<PathBuf> {
         let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
         open.filter_map(|entry| fs::read_link(entry.path()).ok()).collect()
     };
-    cycle(&driver, &folder, 0, &rng).await;
-    driver.reap(&|_| false).await.unwrap();
-    let before = descriptors();
-    for number in 0..30 {
-        cycle(&driver, &folder, number, &rng).await;
+    let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+    let mounted = mounts();
+    // What is needed once for all is there after the first round.
+    let mut before: Option<Vec<PathBuf>> = None;
+    for cycles in [1, kind.cycles()] {
+        let driver = kind.driver(&folder, 0).await;
+        for number in 0..cycles {
+            cycle(kind, &*driver, &folder, number, &rng).await.unwrap();
+        }
+        for number in 0..3 {
+            driver.erase(session(number)).await.unwrap();
+        }
+        driver.reap(&|_| false).await.unwrap();
+        // Every place is free again.
+        let mut held = Vec::new();
+        for number in 0..u64::from(PLACES) {
+            held.push(driver.acquire(&spec(&folder, 10 + number)).await.unwrap());
+        }
+        assert!(driver.acquire(&spec(&folder, 10 + u64::from(PLACES))).await.is_err());
+        drop((held, driver));
+        let mut looks = 0;
+        while (!children(std::process::id()).is_empty()
+            || before.as_ref().is_some_and(|before| descriptors().len() > before.len())
+            || !groups(&folder).is_empty())
+            && looks < 20_000
+        {
+            looks += 1;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(children(std::process::id()), Vec::<u32>::new());
+        assert_eq!(groups(&folder), BTreeSet::new());
+        assert_eq!(disks(&folder), Vec::<String>::new());
+        assert_eq!(strange(kind, &folder), Vec::<String>::new());
+        let after = descriptors();
+        if let Some(before) = &before {
+            assert!(after.len() <= before.len(), "{before:?} were open, now {after:?}");
+        }
+        assert_eq!(mounts(), mounted);
+        before = Some(after);
     }
-    for number in 0..3 {
-        driver.erase(session(number)).await.unwrap();
-    }
-    driver.reap(&|_| false).await.unwrap();
-    let mut looks = 0;
-    while (!children(std::process::id()).is_empty()
-        || descriptors().len() > before.len()
-        || !groups(&folder).is_empty())
-        && looks < 20_000
-    {
-        looks += 1;
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    assert_eq!(children(std::process::id()), Vec::<u32>::new());
-    assert_eq!(groups(&folder), BTreeSet::new());
-    assert_eq!(disks(&folder), Vec::<String>::new());
-    let after = descriptors();
-    assert!(after.len() <= before.len(), "{before:?} were open, now {after:?}");
 }
 
 #[test]
 fn a_server_that_lives_on_holds_nothing_of_ended_sandboxes() {
-    let world = World::new();
-    let done = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "leftovers::steady", "--ignored", "--nocapture"])
-        .env(ROOT, world.folder.path())
-        .output()
-        .unwrap();
-    let output = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success(), "{output}{}", String::from_utf8_lossy(&done.stderr));
-    assert!(output.contains("1 passed"), "{output}");
+    println!("{}", counted("leftovers::steady", Kind::Namespace));
+}
+
+#[test]
+#[ignore = "needs an image and QEMU"]
+fn a_server_that_lives_on_holds_nothing_of_ended_machines() {
+    println!("{}", counted("leftovers::steady", Kind::Microvm));
 }

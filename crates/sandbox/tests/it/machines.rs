@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::support::{World, rng};
 
 /// The image of `KARTA_TEST_IMAGE`; if the guest has changed since it was built, one with the same base beside it.
-async fn image() -> PathBuf {
+pub(crate) async fn image() -> PathBuf {
     let folder = PathBuf::from(
         std::env::var_os("KARTA_TEST_IMAGE").expect("KARTA_TEST_IMAGE names an image's folder"),
     );
@@ -56,7 +56,7 @@ pub(crate) async fn microvm(world: &World) -> microvm::Driver {
     })
 }
 
-fn driver(limits: Machines) -> microvm::Driver {
+pub(crate) fn driver(limits: Machines) -> microvm::Driver {
     microvm::Driver::new(limits, Arc::new(karta_types::time::System), rng())
 }
 
@@ -471,45 +471,4 @@ async fn nothing_is_left_of_a_killed_server_s_machines() {
         disks.iter().all(|name| name.starts_with("release-") || name.starts_with("session-")),
         "{disks:?}"
     );
-}
-
-#[tokio::test]
-#[ignore = "needs an image and QEMU"]
-async fn many_machines_leave_nothing() {
-    let world = World::new();
-    let driver = driver(Machines { root: common(), ..limits(world.folder.path()).await });
-    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
-    driver.acquire(&world.spec(0, "one")).await.unwrap().close().await.unwrap();
-    let (files, mounted) = (descriptors(), mounts());
-    // `KARTA_TEST_CYCLES=1000` for the long one.
-    let cycles = std::env::var("KARTA_TEST_CYCLES").map_or(20, |cycles| cycles.parse().unwrap());
-    for round in 0..cycles {
-        let sandbox = driver.acquire(&world.spec(round, "one")).await.unwrap();
-        match round % 4 {
-            0 => sandbox.close().await.unwrap(),
-            1 => drop(sandbox),
-            2 => machines().into_iter().for_each(kill),
-            _ => {
-                let mut forever = sandbox.spawn(&shell("sleep 1000")).await.unwrap();
-                driver.erase(crate::support::session(round)).await.unwrap();
-                forever.control.wait().await;
-            }
-        }
-    }
-    gone().await;
-    let let_go = async {
-        while descriptors() > files || groups(std::process::id()) > 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    let done = tokio::time::timeout(std::time::Duration::from_secs(20), let_go).await;
-    assert!(
-        done.is_ok(),
-        "{} descriptors were open, now {}; {} groups",
-        files,
-        descriptors(),
-        groups(std::process::id())
-    );
-    assert_eq!(mounts(), mounted);
 }

@@ -199,6 +199,20 @@ pub(crate) fn tree(folder: &Path) -> Vec<(PathBuf, String)> {
     found
 }
 
+/// All paths under a folder, from it.
+pub(crate) fn paths(folder: &Path) -> Vec<PathBuf> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(now) = folders.pop() {
+        for entry in fs::read_dir(now).unwrap().map(Result::unwrap) {
+            found.push(entry.path().strip_prefix(folder).unwrap().to_owned());
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
 /// Sandboxes come and go in every way while the driver is reaped again and again: none that is in use is touched, and nothing that
 /// is on its way out counts as left behind.
 pub(crate) async fn reaped_meanwhile(driver: &dyn Driver, world: &World, rounds: u128) {
