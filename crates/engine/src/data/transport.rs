@@ -57,7 +57,7 @@ pub struct Gone;
 /// A process's bytes and its end. Dropping it kills the process and everything it started.
 #[derive(Debug)]
 pub struct Io {
-    output: mpsc::Receiver<Bytes>,
+    output: mpsc::Receiver<Heard>,
     input: Option<mpsc::Sender<Bytes>>,
     exit: Option<oneshot::Receiver<(Exit, String)>>,
     signals: Signals,
@@ -66,6 +66,9 @@ pub struct Io {
     /// Keeps the process: dropped with this.
     _held: mpsc::Sender<()>,
 }
+
+/// Bytes for the codec. If they answer a request, it counts as answered when they are taken out.
+type Heard = (Bytes, Option<http::Waited>);
 
 /// What the parts of one process's plumbing tell one another.
 #[derive(Debug, Clone, Default)]
@@ -103,7 +106,7 @@ pub fn open(
             tasks.spawn(async move {
                 let _done = done;
                 while let Some(chunk) = stdout.next().await
-                    && to_codec.send(chunk).await.is_ok()
+                    && to_codec.send((chunk, None)).await.is_ok()
                 {}
             });
             None
@@ -148,7 +151,7 @@ pub fn open(
 impl Io {
     /// What is heard next; never again after the end. Cancelling loses nothing.
     pub async fn next(&mut self) -> IoEvent {
-        if let Some(bytes) = self.output.recv().await {
+        if let Some((bytes, _answered)) = self.output.recv().await {
             return IoEvent::Output(bytes);
         }
         let Some(exit) = &mut self.exit else { return std::future::pending().await };
@@ -162,7 +165,7 @@ impl Io {
 
     /// Output that is there already.
     pub fn try_output(&mut self) -> Option<Bytes> {
-        self.output.try_recv().ok()
+        self.output.try_recv().ok().map(|(bytes, _answered)| bytes)
     }
 
     /// Sends bytes to the process. Waits while it is behind; one that stays so is killed.
@@ -217,7 +220,7 @@ impl Io {
         }
         let mut rest = Vec::new();
         let all = async {
-            while let Some(bytes) = self.output.recv().await {
+            while let Some((bytes, _answered)) = self.output.recv().await {
                 rest.push(bytes);
             }
         };

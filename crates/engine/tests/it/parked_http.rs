@@ -37,11 +37,13 @@ async fn done(
 }
 
 fn asked(bodies: &[Body]) -> Vec<&InputRequired> {
-    let asked = |body| match body {
-        Body::InputRequired(asked) => Some(asked),
-        _ => None,
-    };
-    bodies.iter().filter_map(asked).collect()
+    bodies
+        .iter()
+        .filter_map(|body| match body {
+            Body::InputRequired(asked) => Some(asked),
+            _ => None,
+        })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -90,11 +90,6 @@ impl Ties {
         self.asked.fetch_add(requests(written).count(), Ordering::SeqCst);
     }
 
-    /// One is not waited for any more.
-    fn done(&self) {
-        self.asked.fetch_sub(1, Ordering::SeqCst);
-    }
-
     /// Waits until the sandbox was saved or goes on; whether it does.
     async fn goes_on(&self) -> bool {
         let mut standing = self.standing.subscribe();
@@ -109,6 +104,16 @@ impl Ties {
     }
 }
 
+/// A request that is waited for, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Waited(Arc<Ties>);
+
+impl Drop for Waited {
+    fn drop(&mut self) {
+        self.0.asked.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// The lines of what was written.
 fn requests(written: &[u8]) -> impl Iterator<Item = &[u8]> {
     written.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
@@ -118,7 +123,7 @@ fn requests(written: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub(super) struct Server {
     pub(super) how: HttpTransport,
     pub(super) sandbox: Arc<dyn Sandbox>,
-    pub(super) to_codec: mpsc::Sender<Bytes>,
+    pub(super) to_codec: mpsc::Sender<super::Heard>,
     pub(super) signals: Signals,
     pub(super) ties: Arc<Ties>,
 }
@@ -159,9 +164,13 @@ impl Server {
     }
 
     async fn tell(&self, line: &ToCodec) -> bool {
+        self.tell_answer(line, None).await
+    }
+
+    async fn tell_answer(&self, line: &ToCodec, waited: Option<Waited>) -> bool {
         let Ok(mut bytes) = serde_json::to_vec(line) else { return true };
         bytes.push(b'\n');
-        self.to_codec.send(bytes.into()).await.is_ok()
+        self.to_codec.send((bytes.into(), waited)).await.is_ok()
     }
 
     /// Reads standard output: the announcement, and lines for the log.
@@ -248,7 +257,7 @@ impl Server {
                 reached.send_replace(true);
             }
             for line in events.feed(&data) {
-                if self.to_codec.send(line).await.is_err() {
+                if self.to_codec.send((line, None)).await.is_err() {
                     return Ok("nobody listens".to_owned());
                 }
             }
@@ -268,9 +277,9 @@ impl Server {
                 write = lines.recv(), if free => match write {
                     Some(write) => {
                         for line in requests(&write) {
-                            match serde_json::from_slice::<Request>(line) {
-                                Ok(request) => running.push(self.answered(port, request)),
-                                Err(_) => self.ties.done(),
+                            let waited = Waited(Arc::clone(&self.ties));
+                            if let Ok(request) = serde_json::from_slice::<Request>(line) {
+                                running.push(self.answered(port, request, waited));
                             }
                         }
                     }
@@ -281,18 +290,15 @@ impl Server {
                     if matches!(answer, ToCodec::Failed { .. }) && !self.ties.goes_on().await {
                         return;
                     }
-                    self.tell(&answer).await;
-                    if waited {
-                        self.ties.done();
-                    }
+                    self.tell_answer(&answer, waited).await;
                 }
             }
         }
     }
 
-    /// The answer to a request, and whether it was waited for.
-    async fn answered(&self, port: u16, request: Request) -> (ToCodec, bool) {
-        let (id, mut waited) = (request.id, true);
+    /// The answer to a request, which is waited for unless it is a long one.
+    async fn answered(&self, port: u16, request: Request, waited: Waited) -> (ToCodec, Option<Waited>) {
+        let (id, mut waited) = (request.id, Some(waited));
         if request.delay_ms > 0 {
             tokio::time::sleep(Duration::from_millis(request.delay_ms).min(MAX_DELAY)).await;
         }
@@ -303,14 +309,19 @@ impl Server {
         (answer, waited)
     }
 
-    async fn fetch(&self, port: u16, request: Request, waited: &mut bool) -> Result<(u16, Value), String> {
+    async fn fetch(
+        &self,
+        port: u16,
+        request: Request,
+        waited: &mut Option<Waited>,
+    ) -> Result<(u16, Value), String> {
         let long = request.long;
         let method = Method::from_bytes(request.method.as_bytes()).map_err(|error| error.to_string())?;
         let body = if request.body.is_null() { Bytes::new() } else { request.body.to_string().into() };
         let request = self.request(method, &request.path, port, body)?;
         let under_way = || {
-            if long && std::mem::replace(waited, false) {
-                self.ties.done();
+            if long {
+                *waited = None;
             }
         };
         let (response, connection) = self.send(port, request, under_way).await?;

@@ -94,6 +94,8 @@ impl Runner {
             return Ok(());
         }
         drop(sandbox);
+        // It is woken by somebody: if it asks again, it waits again like the first time.
+        self.not_parked_before = self.row.created_at;
         self.forget_machine();
         self.asleep(unfinished, &key).await
     }
