@@ -112,8 +112,7 @@ async fn an_approval_across_a_kill(files: &[(&str, &str)]) {
     let session = karta.session().await;
     let asks = bash("echo yes > approved.txt && cat approved.txt data/numbers.txt", "end");
     let mut stream = karta.client.send_streaming(session, &SendMessage::text(&asks)).unwrap();
-    let wait = until(&mut stream, "input_required");
-    let before = tokio::time::timeout(PATIENCE, wait).await.expect("it asks");
+    let before = until_within(PATIENCE, &mut stream, "input_required").await;
     let turn = before[0].turn_id.unwrap();
     let asked = before
         .iter()
