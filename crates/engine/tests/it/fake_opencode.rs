@@ -1,5 +1,7 @@
 //! A program that serves HTTP as OpenCode does, as far as one turn with a question needs it.
 
+#![expect(clippy::unused_async, reason = "handlers are asynchronous")]
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 

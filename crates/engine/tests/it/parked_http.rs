@@ -1,5 +1,7 @@
 //! The same with a harness that serves HTTP: its connections are let go and made again.
 
+#![expect(clippy::panic, reason = "a test that can't go on fails")]
+
 use std::time::Duration;
 
 use karta_engine::Settings;
