@@ -316,7 +316,7 @@ fn the_laws_hold_across_a_saved_sandbox() {
         event("message.updated", agent(json!({"time": {"created": 1, "completed": 2}}))),
         event("session.idle", json!({"sessionID": "ses_1"})),
     ];
-    let transcript: String = steps.iter().map(|step| format!("{step}\n")).collect();
+    let transcript = steps.map(|step| step.to_string()).join("\n");
     laws::hold(new, &transcript);
     let shown = laws::shown(new, &transcript);
     assert_eq!(shown.matches("Asked {").count(), 2, "{shown}");
