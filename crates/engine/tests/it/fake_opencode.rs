@@ -148,6 +148,8 @@ impl Server {
 
     async fn stream(State(server): State<Self>) -> Body {
         server.0.streams.fetch_add(1, Ordering::SeqCst);
+        // A slow one: whoever does not wait for the first word says things that nobody hears of.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         let events = server.0.events.subscribe();
         let first =
             futures_util::stream::iter(["data: {\"type\":\"server.connected\",\"properties\":{}}\n\n"]);
