@@ -57,13 +57,18 @@ pub struct Gone;
 /// A process's bytes and its end. Dropping it kills the process and everything it started.
 #[derive(Debug)]
 pub struct Io {
-    output: mpsc::Receiver<Bytes>,
+    output: mpsc::Receiver<Heard>,
     input: Option<mpsc::Sender<Bytes>>,
     exit: Option<oneshot::Receiver<(Exit, String)>>,
     signals: Signals,
+    /// Of a process that serves HTTP.
+    ties: Option<Arc<http::Ties>>,
     /// Keeps the process: dropped with this.
     _held: mpsc::Sender<()>,
 }
+
+/// Bytes for the codec. If they answer a request, it counts as answered when they are taken out.
+type Heard = (Bytes, Option<http::Waited>);
 
 /// What the parts of one process's plumbing tell one another.
 #[derive(Debug, Clone, Default)]
@@ -76,8 +81,15 @@ struct Signals {
     gone: CancellationToken,
 }
 
-/// Takes a process over. Its tasks end when it is gone or the [`Io`] is dropped.
-pub fn open(tasks: &Tasks, process: Process, sandbox: Arc<dyn Sandbox>, transport: Transport) -> Io {
+/// Takes a process over. Its tasks end when it is gone or the [`Io`] is dropped. `port` is where one serves HTTP that has said so before;
+/// it says it only once.
+pub fn open(
+    tasks: &Tasks,
+    process: Process,
+    sandbox: Arc<dyn Sandbox>,
+    transport: Transport,
+    port: Option<u16>,
+) -> Io {
     let Process { stdin, stdout, stderr, control } = process;
     let (to_codec, output) = mpsc::channel(OUTPUT);
     let (input, to_process) = mpsc::channel(INPUT);
@@ -87,23 +99,27 @@ pub fn open(tasks: &Tasks, process: Process, sandbox: Arc<dyn Sandbox>, transpor
     let (read_out, read_err) = (CancellationToken::new(), CancellationToken::new());
     let tail = Arc::new(Mutex::new(VecDeque::new()));
 
-    let end_by_term = matches!(transport, Transport::Http(_));
-    match transport {
+    let ties = match transport {
         Transport::Stdio => {
             tasks.spawn(write_all(stdin, to_process, signals.clone()));
             let (mut stdout, done) = (Reader::new(stdout, &signals), read_out.clone().drop_guard());
             tasks.spawn(async move {
                 let _done = done;
                 while let Some(chunk) = stdout.next().await
-                    && to_codec.send(chunk).await.is_ok()
+                    && to_codec.send((chunk, None)).await.is_ok()
                 {}
             });
+            None
         }
         Transport::Http(how) => {
-            let server = http::Server { how, sandbox, to_codec, signals: signals.clone() };
+            let ties = Arc::new(http::Ties::new(port));
+            let server =
+                http::Server { how, sandbox, to_codec, signals: signals.clone(), ties: Arc::clone(&ties) };
             tasks.spawn(server.run(stdin, stdout, to_process, read_out.clone().drop_guard()));
+            Some(ties)
         }
-    }
+    };
+    let end_by_term = ties.is_some();
     let (kept, done) = (tail.clone(), read_err.clone().drop_guard());
     let mut stderr = Reader::new(stderr, &signals);
     tasks.spawn(async move {
@@ -129,13 +145,13 @@ pub fn open(tasks: &Tasks, process: Process, sandbox: Arc<dyn Sandbox>, transpor
         let bytes: Vec<u8> = tail.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
         let _ = exited.send((exit, String::from_utf8_lossy(&bytes).into_owned()));
     });
-    Io { output, input: Some(input), exit: Some(exit), signals, _held: held }
+    Io { output, input: Some(input), exit: Some(exit), signals, ties, _held: held }
 }
 
 impl Io {
     /// What is heard next; never again after the end. Cancelling loses nothing.
     pub async fn next(&mut self) -> IoEvent {
-        if let Some(bytes) = self.output.recv().await {
+        if let Some((bytes, _answered)) = self.output.recv().await {
             return IoEvent::Output(bytes);
         }
         let Some(exit) = &mut self.exit else { return std::future::pending().await };
@@ -149,7 +165,7 @@ impl Io {
 
     /// Output that is there already.
     pub fn try_output(&mut self) -> Option<Bytes> {
-        self.output.try_recv().ok()
+        self.output.try_recv().ok().map(|(bytes, _answered)| bytes)
     }
 
     /// Sends bytes to the process. Waits while it is behind; one that stays so is killed.
@@ -158,6 +174,9 @@ impl Io {
     /// The process takes no more input; its end is heard of.
     pub async fn send(&self, bytes: Bytes) -> Result<(), Gone> {
         let Some(input) = &self.input else { return Err(Gone) };
+        if let Some(ties) = &self.ties {
+            ties.asked(&bytes);
+        }
         match input.send_timeout(bytes, UNREAD).await {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -169,12 +188,39 @@ impl Io {
         }
     }
 
+    /// The port on which the process serves, if it does and has said so.
+    pub fn port(&self) -> Option<u16> {
+        self.ties.as_ref().and_then(|ties| ties.port())
+    }
+
+    /// Whether the process was asked for something that only the connection of now can answer.
+    pub fn waits(&self) -> bool {
+        self.ties.as_ref().is_some_and(|ties| ties.waits())
+    }
+
+    /// The sandbox is about to be saved: that connections into it break off means nothing.
+    pub fn hold(&self) {
+        if let Some(ties) = &self.ties {
+            ties.stand(http::Standing::Held);
+        }
+    }
+
+    /// The sandbox was not saved. What broke off meanwhile is told.
+    pub fn hold_no_more(&self) {
+        if let Some(ties) = &self.ties {
+            ties.stand(http::Standing::Open);
+        }
+    }
+
     /// What the process has written and nobody has heard yet, when its sandbox was saved and nothing more comes.
     pub async fn rest(mut self) -> Vec<Bytes> {
         self.input = None;
+        if let Some(ties) = &self.ties {
+            ties.stand(http::Standing::LetGo);
+        }
         let mut rest = Vec::new();
         let all = async {
-            while let Some(bytes) = self.output.recv().await {
+            while let Some((bytes, _answered)) = self.output.recv().await {
                 rest.push(bytes);
             }
         };

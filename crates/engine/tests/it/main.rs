@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
 
 mod audit;
+mod fake_opencode;
 mod gateway;
 mod harnesses;
 mod machine;
 mod parked;
+mod parked_http;
 mod resume;
 mod tokens;

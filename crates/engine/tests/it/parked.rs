@@ -2,14 +2,15 @@
 
 #![expect(clippy::panic, reason = "a test that can't go on fails")]
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use karta_engine::data::sessions::NewSession;
 use karta_engine::data::stream::Item;
 use karta_engine::data::turn::{OnBusy, SendMessage};
-use karta_engine::sandbox::fake::{Driver, Freezer};
+use karta_engine::sandbox::fake::{Driver, Freezer, Program};
 use karta_engine::{Builder, Engine, Principal, Settings};
 use karta_types::message::{Answer, Content, Decision};
 use karta_types::session::{SessionStatus, TurnState};
@@ -19,9 +20,10 @@ use serde_json::json;
 /// How long anything may take before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-struct Rig {
+pub(crate) struct Rig {
     folder: tempfile::TempDir,
-    freezer: Freezer,
+    pub(crate) freezer: Freezer,
+    programs: HashMap<String, Program>,
     /// Whether sessions are kept from the network.
     confines: bool,
     who: Option<Principal>,
@@ -29,24 +31,50 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let app = folder.path().join("app");
-        std::fs::create_dir(&app).unwrap();
         let script = json!({"turns": [{"steps": [
             {"say": "before. "},
             {"use": {"input_tokens": 60, "output_tokens": 50, "cost_micros": 900}},
             {"ask": {"tool": "Bash", "input": {"command": "ls"}, "message": "Run?",
                 "approved": [{"say": "approved"}], "denied": [{"say": "denied"}]}}]}]});
-        std::fs::write(app.join("karta.script.json"), script.to_string()).unwrap();
-        Self { folder, freezer: Freezer::default(), confines: false, who: None }
+        Self::of(&[("karta.script.json", &script.to_string())])
     }
 
-    async fn start(&mut self, park_seconds: u64) -> Engine {
-        let mut settings = Settings { data: self.folder.path().join("data"), ..Settings::default() };
+    /// With a folder of these files.
+    pub(crate) fn of(files: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = folder.path().join("app").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        let programs = karta_engine::scripted_functions();
+        Self { folder, freezer: Freezer::default(), programs, confines: false, who: None }
+    }
+
+    /// With a function that plays a program.
+    pub(crate) fn with_program(mut self, path: &str, program: Program) -> Self {
+        self.programs.insert(path.to_owned(), program);
+        self
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    pub(crate) async fn start(&mut self, park_seconds: u64) -> Engine {
+        self.start_with(park_seconds, |_| ()).await
+    }
+
+    pub(crate) async fn start_with(
+        &mut self,
+        park_seconds: u64,
+        change: impl FnOnce(&mut Settings),
+    ) -> Engine {
+        let mut settings = Settings { data: self.data(), ..Settings::default() };
         settings.limits.park_seconds = park_seconds;
+        change(&mut settings);
         let (clock, rng) = (Arc::new(karta_types::time::System), Arc::new(karta_types::rng::System));
-        let driver =
-            Driver::new(karta_engine::scripted_functions(), clock, rng).freezing(self.freezer.clone());
+        let driver = Driver::new(self.programs.clone(), clock, rng).freezing(self.freezer.clone());
         let driver = if self.confines { driver.confining() } else { driver };
         let engine = Builder::new(settings).with_driver(Arc::new(driver)).open().await.unwrap();
         let org = engine.ensure_org("one").await.unwrap();
@@ -55,11 +83,11 @@ impl Rig {
         engine
     }
 
-    fn who(&self) -> &Principal {
+    pub(crate) fn who(&self) -> &Principal {
         self.who.as_ref().unwrap()
     }
 
-    fn parked(&self) -> usize {
+    pub(crate) fn parked(&self) -> usize {
         let root = self.folder.path().join("data/parked");
         let held = |path: &Path| !path.file_name().unwrap().to_str().unwrap().starts_with('.');
         std::fs::read_dir(root)
@@ -67,11 +95,15 @@ impl Rig {
     }
 
     /// Begins a turn and reads until it asks.
-    async fn asked(&self, engine: &Engine) -> (SessionId, RequestId) {
+    pub(crate) async fn asked(&self, engine: &Engine) -> (SessionId, RequestId) {
+        self.asked_by(engine, "go").await
+    }
+
+    pub(crate) async fn asked_by(&self, engine: &Engine, text: &str) -> (SessionId, RequestId) {
         let session = engine.create_session(self.who(), "app", NewSession::default()).await.unwrap().id;
         let message = SendMessage {
             turn: None,
-            content: vec![Content::Text { text: "go".to_owned() }],
+            content: vec![Content::Text { text: text.to_owned() }],
             agent: None,
             participant: None,
             thinking: false,
@@ -84,7 +116,12 @@ impl Rig {
     }
 
     /// The session's events from the start up to the first that is wanted.
-    async fn bodies(&self, engine: &Engine, session: SessionId, wanted: impl Fn(&Body) -> bool) -> Vec<Body> {
+    pub(crate) async fn bodies(
+        &self,
+        engine: &Engine,
+        session: SessionId,
+        wanted: impl Fn(&Body) -> bool,
+    ) -> Vec<Body> {
         let mut reader = engine.read(self.who(), session, Seq::START).await.unwrap();
         let mut bodies = Vec::new();
         let read = async {
@@ -102,7 +139,7 @@ impl Rig {
         bodies
     }
 
-    async fn until_parked(&self) {
+    pub(crate) async fn until_parked(&self) {
         let wait = async {
             while self.freezer.count() == 0 || self.parked() == 0 {
                 tokio::task::yield_now().await;
@@ -111,10 +148,8 @@ impl Rig {
         tokio::time::timeout(PATIENCE, wait).await.expect("the turn was parked");
     }
 
-    async fn answer(&self, engine: &Engine, session: SessionId, request: RequestId) {
-        let answer =
-            Answer { decision: Decision::ApproveOnce, message: None, updated_input: None, answers: None };
-        engine.answer(self.who(), session, request, answer).await.unwrap();
+    pub(crate) async fn answer(&self, engine: &Engine, session: SessionId, request: RequestId) {
+        engine.answer(self.who(), session, request, decide(Decision::ApproveOnce)).await.unwrap();
     }
 
     /// The turn ends as if nothing had happened in between.
@@ -127,6 +162,10 @@ impl Rig {
         assert_eq!(asked, 1, "nothing is told twice: {bodies:?}");
         assert_eq!((self.freezer.count(), self.parked()), (0, 0));
     }
+}
+
+pub(crate) fn decide(decision: Decision) -> Answer {
+    Answer { decision, message: None, updated_input: None, answers: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]

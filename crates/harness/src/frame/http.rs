@@ -3,7 +3,9 @@
 //! The platform holds the connections; the codec sees and writes lines only, so it stays as testable as the others:
 //!
 //! ```text
-//! to the codec     {"ready":true}                                     the server announced itself and the event stream is open
+//! to the codec     {"ready":true}                                     the server announced itself and the event stream is open; said
+//!                                                                     again without `closed`, both went on after their sandbox was
+//!                                                                     saved, and what was said between is lost
 //!                  {"event":{…}}                                      one event of the stream
 //!                  {"id":7,"status":200,"body":{…}}                   the answer to request 7 (body null when empty or not JSON)
 //!                  {"id":7,"error":"connection refused"}              request 7 could not be made
@@ -11,6 +13,7 @@
 //!                  {"log":"…"}                                        another line of standard output
 //! from the codec   {"id":7,"method":"POST","path":"/session","body":{…}}
 //!                  {"id":8,"method":"GET","path":"/status","delay_ms":100}    the platform has a clock, the codec has none
+//!                  {"id":9,"method":"POST","path":"/run","long":true}         the answer comes when all is over, and may be lost
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -42,7 +45,8 @@ pub enum ToCodec {
         /// The event.
         event: Value,
     },
-    /// The server announced itself and the event stream is open.
+    /// The server announced itself and the event stream is open. Said again without [`ToCodec::Closed`], the sandbox was saved in between
+    /// and goes on: what the server said meanwhile is lost.
     Ready {
         /// Always true.
         ready: bool,
@@ -74,6 +78,10 @@ pub struct Request {
     /// How long to wait before it is made, in milliseconds.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub delay_ms: u64,
+    /// Whether the answer only comes when all that it began is over, and can be done without. A sandbox is saved although it has not
+    /// come; it never does then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub long: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference over")]

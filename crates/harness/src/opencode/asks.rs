@@ -142,6 +142,12 @@ impl Asks {
         })
     }
 
+    /// The ids of the questions that are open, permissions or others.
+    pub(super) fn open(&self, permissions: bool) -> impl Iterator<Item = &String> {
+        let kind = move |open: &Open| matches!(open, Open::Permission) == permissions;
+        self.open.iter().filter(move |(_, open)| kind(open)).map(|(id, _)| id)
+    }
+
     /// The server closed a question; true if a person was asked and has not answered.
     pub(super) fn closed(&mut self, request: &str) -> bool {
         self.open.remove(request).is_some() & !self.unasked(request)

@@ -1,6 +1,7 @@
 //! The codec: requests to the server and their answers; its events are read in `events`.
 
 mod events;
+mod missed;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -19,6 +20,7 @@ use crate::codec::{Codec, End, Input, Out, Said};
 use crate::frame::http::{Request, ToCodec};
 use crate::frame::lines::{Line, Lines};
 use crate::launch::{Launch, Native};
+use missed::{Missed, What};
 
 /// Requests without an answer that are remembered.
 const MAX_REQUESTS: usize = 4096;
@@ -49,6 +51,8 @@ pub(super) struct ServeCodec {
     turns: u64,
     parts: Parts,
     asks: Asks,
+    /// The server is asked what was missed.
+    missed: Option<Missed>,
     /// The newest prompt that the server took. Its ids rise.
     newest_prompt: String,
     agent: Option<String>,
@@ -80,6 +84,8 @@ enum Purpose {
     Poll(u64),
     Reply,
     History(usize),
+    /// For the turn with this number: what of it may have been missed.
+    Missed(u64, What),
 }
 
 #[derive(Debug)]
@@ -110,6 +116,7 @@ impl ServeCodec {
             turns: 0,
             parts: Parts::new(),
             asks: Asks::new(),
+            missed: None,
             newest_prompt: String::new(),
             agent: None,
             planned: false,
@@ -125,7 +132,8 @@ impl ServeCodec {
         }
         // The server needs a moment to close what it stops.
         let delay_ms = if matches!(purpose, Purpose::Poll(_)) { POLL_MS } else { 0 };
-        let request = Request { id, method: method.to_owned(), path, body, delay_ms };
+        let long = purpose == Purpose::Command;
+        let request = Request { id, method: method.to_owned(), path, body, delay_ms, long };
         if let Ok(value) = serde_json::to_value(&request) {
             out.write_json(&value);
         }
@@ -179,6 +187,7 @@ impl ServeCodec {
             out.say(Said::Withdrawn { request });
         }
         self.parts.end_turn();
+        self.missed = None;
         self.waiting.retain(|waiting| matches!(waiting, Waiting::History));
         out.say(Said::Ended(end));
     }
@@ -331,6 +340,9 @@ impl ServeCodec {
 
     /// The server can be talked to.
     fn reached(&mut self, out: &mut Out) {
+        if self.phase == Phase::Open {
+            return self.ask_what_was_missed(out);
+        }
         if self.phase != Phase::Away {
             return;
         }
@@ -426,7 +438,8 @@ impl ServeCodec {
                     self.fail_turn(ErrorCode::HarnessFailed, reason, out);
                 }
             }
-            Purpose::Abort(turn) | Purpose::Poll(turn) if turn != self.turns => {}
+            Purpose::Abort(turn) | Purpose::Poll(turn) | Purpose::Missed(turn, _) if turn != self.turns => {}
+            Purpose::Missed(_, what) => self.missed(what, answer, out),
             Purpose::Abort(_) => self.poll(out),
             Purpose::Poll(_) => {
                 let works = match &answer {

@@ -29,7 +29,13 @@ pub(super) struct Parts {
 /// What was said of a part.
 #[derive(Debug)]
 enum Shown {
-    Words { reasoning: bool, length: usize, parent: Option<String> },
+    Words {
+        reasoning: bool,
+        length: usize,
+        parent: Option<String>,
+        /// The text is known from elsewhere: pieces that come late are part of it.
+        whole: bool,
+    },
     Tool(Tool),
     Other,
 }
@@ -124,7 +130,9 @@ impl Parts {
         if delta.field != "text" || !self.messages.contains_key(&delta.message) {
             return;
         }
-        if let Some(Shown::Words { reasoning, length, parent }) = self.shown.get_mut(&delta.part) {
+        if let Some(Shown::Words { reasoning, length, parent, whole: false }) =
+            self.shown.get_mut(&delta.part)
+        {
             *length += delta.piece.len();
             words(*reasoning, delta.part.clone(), &delta.piece, parent.clone(), say);
         }
@@ -152,13 +160,27 @@ impl Parts {
         }
     }
 
+    /// A part as the server tells it when it is asked, whatever of it was heard. Its stream may still bring pieces that are in it.
+    pub(super) fn missed(&mut self, part: Part, say: &mut dyn FnMut(Said)) {
+        let told = part.text.as_ref().is_some_and(|text| !text.is_empty()).then(|| part.id.clone());
+        self.part(part, say);
+        if let Some(Shown::Words { whole, .. }) = told.and_then(|id| self.shown.get_mut(&id)) {
+            *whole = true;
+        }
+    }
+
+    /// The sessions of the turn's sub-agents.
+    pub(super) fn children(&self) -> impl Iterator<Item = &String> {
+        self.children.keys()
+    }
+
     /// The whole text of a part so far: what pieces did not bring is said now.
     fn words(&mut self, part: &Part, say: &mut dyn FnMut(Said)) {
         let parent = self.parent_of(&part.session);
         let reasoning = part.kind == "reasoning";
-        let shown =
-            self.shown.entry(part.id.clone()).or_insert(Shown::Words { reasoning, length: 0, parent });
-        let Shown::Words { reasoning, length, parent } = shown else { return };
+        let fresh = Shown::Words { reasoning, length: 0, parent, whole: false };
+        let shown = self.shown.entry(part.id.clone()).or_insert(fresh);
+        let Shown::Words { reasoning, length, parent, .. } = shown else { return };
         let whole = part.text.as_deref().unwrap_or_default();
         if let Some(rest) = whole.get(*length..) {
             words(*reasoning, part.id.clone(), rest, parent.clone(), say);

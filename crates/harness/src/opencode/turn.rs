@@ -25,6 +25,8 @@ pub(super) struct Turn {
     /// Prompts that the server was given.
     pub(super) prompts: u32,
     taken: u32,
+    /// The first prompt that the server took: whatever belongs to the turn has a higher id.
+    pub(super) first: Option<String>,
     answered: bool,
     open: BTreeSet<String>,
     failure: Option<(ErrorCode, String)>,
@@ -62,7 +64,8 @@ pub(super) enum Next {
 
 impl Turn {
     /// The server took a prompt.
-    pub(super) fn taken(&mut self) {
+    pub(super) fn taken(&mut self, prompt: &str) {
+        self.first.get_or_insert_with(|| prompt.to_owned());
         self.taken = self.taken.saturating_add(1);
         self.answered = false;
     }

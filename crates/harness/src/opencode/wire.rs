@@ -213,6 +213,9 @@ pub(super) struct Permission {
 pub(super) struct ToolRef {
     #[serde(rename = "callID")]
     pub(super) call: String,
+    /// The message with the call.
+    #[serde(rename = "messageID", default)]
+    pub(super) message: String,
 }
 
 /// Questions with choices.
@@ -262,15 +265,8 @@ fn known(kind: &str, event_id: &str, properties: &Value) -> Option<Event> {
     let field = |name: &str| text(properties.get(name));
     let session = field("sessionID");
     match kind {
-        "message.updated" => typed::<Info>(properties.get("info"))
-            .filter(|info| ids(&[&info.id, &info.session]))
-            .map(|info| Event::Message(Box::new(info))),
-        "message.part.updated" => typed::<Part>(properties.get("part"))
-            .filter(|part| {
-                ids(&[&part.id, &part.session, &part.message])
-                    && part.call.as_ref().is_none_or(|call| ids(&[call]))
-            })
-            .map(|part| Event::Part(Box::new(part))),
+        "message.updated" => message(properties.get("info")).map(|info| Event::Message(Box::new(info))),
+        "message.part.updated" => part(properties.get("part")).map(|part| Event::Part(Box::new(part))),
         "message.part.delta" => typed(Some(properties)).map(Event::Delta),
         "message.part.removed" => Some(Event::PartRemoved { session, part: field("partID") }),
         "session.created" => {
@@ -288,18 +284,36 @@ fn known(kind: &str, event_id: &str, properties: &Value) -> Option<Event> {
             session: Some(session).filter(|session| !session.is_empty()),
             fault,
         }),
-        "permission.asked" => typed::<Permission>(Some(properties))
-            .filter(|asked| ids(&[&asked.id, &asked.session]))
-            .map(|asked| Event::Permission(Box::new(asked))),
-        "question.asked" => typed::<Question>(Some(properties))
-            .filter(|asked| ids(&[&asked.id, &asked.session]))
-            .map(|asked| Event::Question(Box::new(asked))),
+        "permission.asked" => permission(properties).map(|asked| Event::Permission(Box::new(asked))),
+        "question.asked" => question(properties).map(|asked| Event::Question(Box::new(asked))),
         "permission.replied" | "question.replied" | "question.rejected" => {
             Some(Event::Answered { request: field("requestID") })
         }
         "server.heartbeat" => Some(Event::Heartbeat),
         _ => None,
     }
+}
+
+/// A message without its parts.
+pub(super) fn message(value: Option<&Value>) -> Option<Info> {
+    typed::<Info>(value).filter(|info| ids(&[&info.id, &info.session]))
+}
+
+/// A part of a message.
+pub(super) fn part(value: Option<&Value>) -> Option<Part> {
+    typed::<Part>(value).filter(|part| {
+        ids(&[&part.id, &part.session, &part.message]) && part.call.as_ref().is_none_or(|call| ids(&[call]))
+    })
+}
+
+/// A request for permission.
+pub(super) fn permission(value: &Value) -> Option<Permission> {
+    typed::<Permission>(Some(value)).filter(|asked| ids(&[&asked.id, &asked.session]))
+}
+
+/// Questions with choices.
+pub(super) fn question(value: &Value) -> Option<Question> {
+    typed::<Question>(Some(value)).filter(|asked| ids(&[&asked.id, &asked.session]))
 }
 
 fn ids(all: &[&String]) -> bool {

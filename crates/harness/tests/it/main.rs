@@ -7,6 +7,8 @@ mod laws;
 #[cfg(test)]
 mod opencode;
 #[cfg(test)]
+mod opencode_parked;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod registry;

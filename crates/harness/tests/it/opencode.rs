@@ -79,7 +79,7 @@ fn codec(tree: &Tree, change: impl FnOnce(&mut Launch<'_>)) -> Box<dyn Codec> {
     with_launch(tree, change, |launch| OpenCode.codec(launch).unwrap())
 }
 
-fn new() -> Box<dyn Codec> {
+pub(crate) fn new() -> Box<dyn Codec> {
     codec(&Tree::new(), |_| {})
 }
 
@@ -108,7 +108,7 @@ fn tree(files: &[(&str, &str)]) -> Tree {
 }
 
 /// A codec whose session is open, driven by hand.
-struct Driven {
+pub(crate) struct Driven {
     codec: Box<dyn Codec>,
     out: Out,
 }
@@ -126,7 +126,7 @@ impl Driven {
     }
 
     /// With a turn that runs, whose agent's message `msg_2` is open.
-    fn busy(mode: PermissionMode) -> Self {
+    pub(crate) fn busy(mode: PermissionMode) -> Self {
         let mut driven = Self::open(mode);
         driven.send("hi");
         driven.event(
@@ -140,51 +140,51 @@ impl Driven {
         driven
     }
 
-    fn line(&mut self, line: &Value) {
+    pub(crate) fn line(&mut self, line: &Value) {
         self.codec.output(format!("{line}\n").as_bytes(), &mut self.out);
     }
 
-    fn event(&mut self, kind: &str, properties: &Value) {
+    pub(crate) fn event(&mut self, kind: &str, properties: &Value) {
         self.line(&json!({"event": {"id": "evt_1", "type": kind, "properties": properties}}));
     }
 
     /// The agent's message, which answers `msg_1`.
-    fn answer(&mut self, id: &str, more: &Value) {
+    pub(crate) fn answer(&mut self, id: &str, more: &Value) {
         let mut info = json!({"id": id, "sessionID": "ses_1", "role": "assistant", "parentID": "msg_1", "time": {"created": 1}});
         info.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         self.event("message.updated", &json!({ "info": info }));
     }
 
-    fn part(&mut self, part: &Value) {
+    pub(crate) fn part(&mut self, part: &Value) {
         let mut whole = json!({"sessionID": "ses_1", "messageID": "msg_2"});
         whole.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
         self.event("message.part.updated", &json!({ "part": whole }));
     }
 
-    fn idle(&mut self) {
+    pub(crate) fn idle(&mut self) {
         self.event("session.idle", &json!({"sessionID": "ses_1"}));
     }
 
-    fn input(&mut self, input: Input) {
+    pub(crate) fn input(&mut self, input: Input) {
         self.codec.input(input, &mut self.out);
     }
 
-    fn send(&mut self, text: &str) {
+    pub(crate) fn send(&mut self, text: &str) {
         let content = vec![Content::Text { text: text.to_owned() }];
         self.input(Input::Message { id: "m".to_owned(), content, agent: None, thinking: false });
     }
 
-    fn said(&mut self) -> Vec<Said> {
+    pub(crate) fn said(&mut self) -> Vec<Said> {
         self.out.said.drain(..).map(|(said, _)| said).collect()
     }
 
-    fn written(&mut self) -> Vec<Value> {
+    pub(crate) fn written(&mut self) -> Vec<Value> {
         let all: Vec<u8> = self.out.writes.drain(..).flatten().collect();
         String::from_utf8(all).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// The method and path of the requests that were written.
-    fn requests(&mut self) -> Vec<String> {
+    pub(crate) fn requests(&mut self) -> Vec<String> {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         self.written()
             .iter()
@@ -200,7 +200,7 @@ impl Driven {
     }
 }
 
-const COMPLETED: Said = Said::Ended(End::Completed { stop_reason: None });
+pub(crate) const COMPLETED: Said = Said::Ended(End::Completed { stop_reason: None });
 
 #[test]
 fn idle_ends_nothing_while_a_message_is_open() {

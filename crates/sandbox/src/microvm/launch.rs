@@ -209,7 +209,9 @@ impl Host {
             return Ok(Room { lease: Some(lease), group: None, live: None });
         };
         let quota = Quota {
-            memory: (memory << 20).saturating_add(OVERHEAD),
+            // Each page counts twice that it has touched of its own: the copy, and the hole of the shared memory below that reading
+            // fills. Saving a machine reads them all; a limit of once its memory would kill it there.
+            memory: (memory << 21).saturating_add(OVERHEAD),
             processes: THREADS,
             // What emulates a machine works beside it.
             cpu: self.cpu.saturating_add(50),

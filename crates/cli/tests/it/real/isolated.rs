@@ -12,8 +12,10 @@ use karta_types::{Body, Seq};
 use super::*;
 
 const CLAUDE: &[(&str, &str)] = &[("CLAUDE.md", "# An app\n\nBe brief.\n"), ("data/numbers.txt", "1 2 3\n")];
-const OPENCODE: &[(&str, &str)] =
-    &[("opencode.json", r#"{"$schema":"https://opencode.ai/config.json","permission":{"bash":"ask"}}"#)];
+const OPENCODE: &[(&str, &str)] = &[
+    ("opencode.json", r#"{"$schema":"https://opencode.ai/config.json","permission":{"bash":"ask"}}"#),
+    ("data/numbers.txt", "1 2 3\n"),
+];
 /// Emulated machines are slow; nothing here takes longer unless it hangs.
 const PATIENCE: Duration = Duration::from_mins(10);
 
@@ -104,15 +106,13 @@ async fn opencode_in_a_machine_of_its_own() {
     a_whole_session("microvm", OPENCODE).await;
 }
 
-#[tokio::test]
-#[ignore = "needs the real harnesses, QEMU and an image: ./test runs it"]
-async fn an_approval_waits_across_a_server_that_is_killed() {
-    let mut karta = Karta::serve_with(CLAUDE, &settings("microvm", ""), Options::default()).await;
+/// A turn that asks is parked, its server killed, and the answer given to the next one.
+async fn an_approval_across_a_kill(files: &[(&str, &str)]) {
+    let mut karta = Karta::serve_with(files, &settings("microvm", ""), Options::default()).await;
     let session = karta.session().await;
     let asks = bash("echo yes > approved.txt && cat approved.txt data/numbers.txt", "end");
     let mut stream = karta.client.send_streaming(session, &SendMessage::text(&asks)).unwrap();
-    let wait = until(&mut stream, "input_required");
-    let before = tokio::time::timeout(PATIENCE, wait).await.expect("it asks");
+    let before = until_within(PATIENCE, &mut stream, "input_required").await;
     let turn = before[0].turn_id.unwrap();
     let asked = before
         .iter()
@@ -144,9 +144,22 @@ async fn an_approval_waits_across_a_server_that_is_killed() {
     tokio::time::timeout(PATIENCE, read).await.expect("the turn ends");
     whole(&all);
     assert_eq!(status(&all), TurnState::Completed, "{all:#?}");
+    assert_eq!((results(&all).len(), text(&all).as_str()), (1, "I will. end"), "{all:#?}");
     assert!(results(&all)[0].0.contains("yes") && results(&all)[0].0.contains("1 2 3"), "{all:#?}");
     assert!(!record.exists());
     karta.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real harnesses, QEMU and an image: ./test runs it"]
+async fn an_approval_waits_across_a_server_that_is_killed() {
+    an_approval_across_a_kill(CLAUDE).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real harnesses, QEMU and an image, and some minutes: ./test runs it"]
+async fn an_approval_of_opencode_waits_across_a_server_that_is_killed() {
+    an_approval_across_a_kill(OPENCODE).await;
 }
 
 #[tokio::test]

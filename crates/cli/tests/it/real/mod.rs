@@ -247,6 +247,10 @@ pub(crate) fn yes(_asked: &InputRequired) -> Answer {
 
 /// Waits for the first event of a kind and gives everything up to it.
 pub(crate) async fn until(stream: &mut EventStream, kind: &str) -> Vec<Event> {
+    until_within(PATIENCE, stream, kind).await
+}
+
+pub(crate) async fn until_within(patience: Duration, stream: &mut EventStream, kind: &str) -> Vec<Event> {
     let mut events = Vec::new();
     let wait = async {
         while let Some(event) = stream.next().await {
@@ -259,7 +263,7 @@ pub(crate) async fn until(stream: &mut EventStream, kind: &str) -> Vec<Event> {
         }
         panic!("the stream ended before a `{kind}`: {events:#?}");
     };
-    tokio::time::timeout(PATIENCE, wait).await.expect("the event comes");
+    tokio::time::timeout(patience, wait).await.expect("the event comes");
     events
 }
 

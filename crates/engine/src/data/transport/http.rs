@@ -2,8 +2,12 @@
 //!
 //! The process says its port on standard output. Its event stream is opened first and opened again when it breaks off; every request
 //! has a connection of its own, so a slow one holds nothing up.
+//!
+//! No connection outlives a sandbox that is saved. What was heard before is told, the end of the connections is not; whoever takes the
+//! process over knows its port, opens the event stream anew and makes requests when that is open, so that nothing they cause is missed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -38,15 +42,90 @@ const MAX_DELAY: Duration = Duration::from_mins(1);
 const ATTEMPTS: u32 = 5;
 /// How long a broken event stream may be the sign of a process that is about to end.
 const DYING: Duration = Duration::from_millis(300);
+/// How long what was heard before the sandbox was saved may take to come out of a connection that does not end with it.
+const LAST_HEARD: Duration = Duration::from_millis(200);
 /// The first pause before the event stream is opened again; each is twice the last.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// What the runner and the connections of one server know of one another.
+#[derive(Debug)]
+pub(super) struct Ties {
+    port: watch::Sender<Option<u16>>,
+    standing: watch::Sender<Standing>,
+    /// Requests that were written and are not answered, long ones apart.
+    asked: AtomicUsize,
+}
+
+/// Whether connections are to stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// They are.
+    Open,
+    /// The sandbox is being saved: perhaps not.
+    Held,
+    /// It was saved.
+    LetGo,
+}
+
+impl Ties {
+    pub(super) fn new(port: Option<u16>) -> Self {
+        let standing = watch::Sender::new(Standing::Open);
+        Self { port: watch::Sender::new(port), standing, asked: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn port(&self) -> Option<u16> {
+        *self.port.borrow()
+    }
+
+    pub(super) fn stand(&self, standing: Standing) {
+        self.standing.send_replace(standing);
+    }
+
+    pub(super) fn waits(&self) -> bool {
+        self.asked.load(Ordering::SeqCst) > 0
+    }
+
+    /// These requests are about to be made.
+    pub(super) fn asked(&self, written: &[u8]) {
+        self.asked.fetch_add(requests(written).count(), Ordering::SeqCst);
+    }
+
+    /// Waits until the sandbox was saved or goes on; whether it does.
+    async fn goes_on(&self) -> bool {
+        let mut standing = self.standing.subscribe();
+        let known = standing.wait_for(|standing| *standing != Standing::Held).await;
+        known.is_ok_and(|standing| *standing == Standing::Open)
+    }
+
+    async fn let_go(&self) {
+        let mut standing = self.standing.subscribe();
+        // The sender is a part of this: it can't be gone.
+        let _ = standing.wait_for(|standing| *standing == Standing::LetGo).await;
+    }
+}
+
+/// A request that is waited for, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Waited(Arc<Ties>);
+
+impl Drop for Waited {
+    fn drop(&mut self) {
+        self.0.asked.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The lines of what was written.
+fn requests(written: &[u8]) -> impl Iterator<Item = &[u8]> {
+    written.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
+}
 
 /// What one server needs.
 pub(super) struct Server {
     pub(super) how: HttpTransport,
     pub(super) sandbox: Arc<dyn Sandbox>,
-    pub(super) to_codec: mpsc::Sender<Bytes>,
+    pub(super) to_codec: mpsc::Sender<super::Heard>,
     pub(super) signals: Signals,
+    pub(super) ties: Arc<Ties>,
 }
 
 impl Server {
@@ -58,34 +137,44 @@ impl Server {
         requests: mpsc::Receiver<Bytes>,
         read: DropGuard,
     ) {
-        let (announce, port) = watch::channel(None);
+        let (reached, ready) = watch::channel(false);
         let log = async {
-            self.log(stdout, &announce).await;
+            self.log(stdout).await;
             drop(read);
+        };
+        let last_heard = async {
+            self.ties.let_go().await;
+            tokio::time::sleep(LAST_HEARD).await;
         };
         let serve = async {
             tokio::select! {
                 () = self.signals.gone.cancelled() => {}
-                () = self.events(port.clone()) => {}
+                () = self.events(&reached) => {}
+                () = last_heard => {}
             }
         };
         let answer = async {
             tokio::select! {
                 () = self.signals.gone.cancelled() => {}
-                () = self.requests(requests, port.clone()) => {}
+                () = self.requests(requests, ready) => {}
+                () = self.ties.let_go() => {}
             }
         };
         tokio::join!(log, serve, answer);
     }
 
     async fn tell(&self, line: &ToCodec) -> bool {
+        self.tell_answer(line, None).await
+    }
+
+    async fn tell_answer(&self, line: &ToCodec, waited: Option<Waited>) -> bool {
         let Ok(mut bytes) = serde_json::to_vec(line) else { return true };
         bytes.push(b'\n');
-        self.to_codec.send(bytes.into()).await.is_ok()
+        self.to_codec.send((bytes.into(), waited)).await.is_ok()
     }
 
     /// Reads standard output: the announcement, and lines for the log.
-    async fn log(&self, stdout: Box<dyn AsyncRead + Send + Unpin>, announce: &watch::Sender<Option<u16>>) {
+    async fn log(&self, stdout: Box<dyn AsyncRead + Send + Unpin>) {
         let mut lines = Lines::with_limit(MAX_LOG);
         let mut stdout = Reader::new(stdout, &self.signals);
         while let Some(chunk) = stdout.next().await {
@@ -96,8 +185,8 @@ impl Server {
                 let line = String::from_utf8_lossy(&line);
                 match line.strip_prefix(&self.how.announced_by).and_then(port_of) {
                     Some(port) => {
-                        announce
-                            .send_if_modified(|known| known.is_none().then(|| *known = Some(port)).is_some());
+                        let first = |known: &mut Option<u16>| known.replace(port).is_none();
+                        self.ties.port.send_if_modified(|known| known.is_none() && first(known));
                     }
                     None => {
                         self.tell(&ToCodec::Log { log: line.into_owned() }).await;
@@ -107,14 +196,22 @@ impl Server {
         }
     }
 
+    /// Waits for the port; `None` when it can't be told any more.
+    async fn announced(&self) -> Option<u16> {
+        self.ties.port.subscribe().wait_for(Option::is_some).await.ok().and_then(|port| *port)
+    }
+
     /// Keeps the event stream open.
-    async fn events(&self, mut port: watch::Receiver<Option<u16>>) {
-        let Some(port) = announced(&mut port).await else { return };
+    async fn events(&self, reached: &watch::Sender<bool>) {
+        let Some(port) = self.announced().await else { return };
         let mut failures = 0;
         loop {
-            let closed = match self.stream(port, &mut failures).await {
+            let closed = match self.stream(port, &mut failures, reached).await {
                 Ok(closed) | Err(closed) => closed,
             };
+            if !self.ties.goes_on().await {
+                return;
+            }
             // The stream of a process that dies breaks off first; its end says more.
             tokio::time::sleep(DYING).await;
             if !self.tell(&ToCodec::Closed { closed }).await {
@@ -131,9 +228,14 @@ impl Server {
     }
 
     /// Opens the event stream and reads it to its end; answers why it ended.
-    async fn stream(&self, port: u16, failures: &mut u32) -> Result<String, String> {
+    async fn stream(
+        &self,
+        port: u16,
+        failures: &mut u32,
+        reached: &watch::Sender<bool>,
+    ) -> Result<String, String> {
         let request = self.request(Method::GET, &self.how.events, port, Bytes::new())?;
-        let (mut response, connection) = self.send(port, request).await?;
+        let (mut response, connection) = self.send(port, request, || ()).await?;
         if !response.status().is_success() {
             return Err(format!("the event stream was answered {}", response.status()));
         }
@@ -152,55 +254,77 @@ impl Server {
             if !std::mem::replace(&mut ready, true) {
                 *failures = 0;
                 self.tell(&ToCodec::Ready { ready: true }).await;
+                reached.send_replace(true);
             }
             for line in events.feed(&data) {
-                if self.to_codec.send(line).await.is_err() {
+                if self.to_codec.send((line, None)).await.is_err() {
                     return Ok("nobody listens".to_owned());
                 }
             }
         }
     }
 
-    /// Makes requests as they come, several at once.
-    async fn requests(&self, mut lines: mpsc::Receiver<Bytes>, mut port: watch::Receiver<Option<u16>>) {
-        let Some(port) = announced(&mut port).await else { return };
+    /// Makes requests as they come, several at once. None before the event stream is open: it would not tell what they cause.
+    async fn requests(&self, mut lines: mpsc::Receiver<Bytes>, mut ready: watch::Receiver<bool>) {
+        let Some(port) = self.announced().await else { return };
+        if ready.wait_for(|ready| *ready).await.is_err() {
+            return;
+        }
         let mut running = FuturesUnordered::new();
         loop {
             let free = running.len() < MAX_REQUESTS;
             tokio::select! {
                 write = lines.recv(), if free => match write {
                     Some(write) => {
-                        for line in write.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+                        for line in requests(&write) {
+                            let waited = Waited(Arc::clone(&self.ties));
                             if let Ok(request) = serde_json::from_slice::<Request>(line) {
-                                running.push(self.answered(port, request));
+                                running.push(self.answered(port, request, waited));
                             }
                         }
                     }
                     None => return,
                 },
-                Some(answer) = running.next(), if !running.is_empty() => {
-                    self.tell(&answer).await;
+                Some((answer, waited)) = running.next(), if !running.is_empty() => {
+                    // A connection that broke off because the sandbox was saved says nothing.
+                    if matches!(answer, ToCodec::Failed { .. }) && !self.ties.goes_on().await {
+                        return;
+                    }
+                    self.tell_answer(&answer, waited).await;
                 }
             }
         }
     }
 
-    async fn answered(&self, port: u16, request: Request) -> ToCodec {
-        let id = request.id;
+    /// The answer to a request, which is waited for unless it is a long one.
+    async fn answered(&self, port: u16, request: Request, waited: Waited) -> (ToCodec, Option<Waited>) {
+        let (id, mut waited) = (request.id, Some(waited));
         if request.delay_ms > 0 {
             tokio::time::sleep(Duration::from_millis(request.delay_ms).min(MAX_DELAY)).await;
         }
-        match self.fetch(port, request).await {
+        let answer = match self.fetch(port, request, &mut waited).await {
             Ok((status, body)) => ToCodec::Answer { id, status, body },
             Err(error) => ToCodec::Failed { id, error },
-        }
+        };
+        (answer, waited)
     }
 
-    async fn fetch(&self, port: u16, request: Request) -> Result<(u16, Value), String> {
+    async fn fetch(
+        &self,
+        port: u16,
+        request: Request,
+        waited: &mut Option<Waited>,
+    ) -> Result<(u16, Value), String> {
+        let long = request.long;
         let method = Method::from_bytes(request.method.as_bytes()).map_err(|error| error.to_string())?;
         let body = if request.body.is_null() { Bytes::new() } else { request.body.to_string().into() };
         let request = self.request(method, &request.path, port, body)?;
-        let (response, connection) = self.send(port, request).await?;
+        let under_way = || {
+            if long {
+                *waited = None;
+            }
+        };
+        let (response, connection) = self.send(port, request, under_way).await?;
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), MAX_BODY).collect();
         let mut connection = std::pin::pin!(connection.fuse());
@@ -236,11 +360,12 @@ impl Server {
         request.body(Full::new(body)).map_err(|error| error.to_string())
     }
 
-    /// Sends a request on a connection of its own. The connection must be driven while the body is read.
+    /// Sends a request on a connection of its own, and tells when it is under way. The connection must be driven while the body is read.
     async fn send(
         &self,
         port: u16,
         request: hyper::Request<Full<Bytes>>,
+        under_way: impl FnOnce(),
     ) -> Result<(Response<Incoming>, impl Future<Output = ()> + Send), String> {
         let stream = self.sandbox.connect(port).await.map_err(|error| chain(&error))?;
         let (mut sender, connection) =
@@ -248,10 +373,14 @@ impl Server {
         let mut connection = Box::pin(connection.map(drop));
         let mut response = std::pin::pin!(sender.send_request(request));
         let mut open = true;
+        let mut under_way = Some(under_way);
         let response = loop {
             tokio::select! {
+                // Handed over first, then written, as far as there is room; then it is under way.
+                biased;
                 response = &mut response => break response.map_err(|error| chain(&error))?,
                 () = &mut connection, if open => open = false,
+                tell = async { under_way.take() }, if under_way.is_some() => tell.into_iter().for_each(|tell| tell()),
             }
         };
         let rest = async move {
@@ -261,11 +390,6 @@ impl Server {
         };
         Ok((response, rest))
     }
-}
-
-/// Waits for the port; `None` when standard output ended without it.
-async fn announced(port: &mut watch::Receiver<Option<u16>>) -> Option<u16> {
-    port.wait_for(Option::is_some).await.ok().and_then(|port| *port)
 }
 
 /// The port of `http://127.0.0.1:44817`.

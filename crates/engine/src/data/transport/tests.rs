@@ -107,7 +107,7 @@ async fn run(script: &str, transport: Transport) -> (Tasks, Io) {
     };
     let process = here.spawn(&command).await.unwrap();
     let tasks = Tasks::default();
-    let io = open(&tasks, process, here, transport);
+    let io = open(&tasks, process, here, transport, None);
     (tasks, io)
 }
 

@@ -140,6 +140,8 @@ struct Open {
 struct Turn {
     started: Timestamp,
     heard: Timestamp,
+    /// When something last came of what was heard or told. Signs of life alone are none.
+    stirred: Timestamp,
     /// Time spent waiting for people, which no limit counts.
     waited: Duration,
     waiting_since: Option<Timestamp>,
@@ -221,10 +223,10 @@ impl Machine {
         self.tape.as_ref()
     }
 
-    /// Since when the turn waits for people and nothing was heard of the harness.
+    /// Since when the turn waits for people, and the harness has said nothing and was told nothing.
     pub(super) fn still_since(&self) -> Option<Timestamp> {
         let turn = self.turn.as_ref()?;
-        turn.waiting_since.map(|since| since.max(turn.heard))
+        turn.waiting_since.map(|since| since.max(turn.stirred))
     }
 
     /// The questions that are open.
@@ -317,6 +319,7 @@ impl Machine {
         self.turn = Some(Turn {
             started: now,
             heard: now,
+            stirred: now,
             waited: Duration::ZERO,
             waiting_since: None,
             retrying_since: None,
@@ -490,6 +493,9 @@ impl Machine {
             let out = std::mem::take(&mut self.out);
             if out.said.is_empty() && out.writes.is_empty() && out.native_session.is_none() {
                 return;
+            }
+            if let Some(turn) = &mut self.turn {
+                turn.stirred = now;
             }
             effects.extend(out.writes.into_iter().map(Effect::Write));
             effects.extend(out.native_session.map(Effect::Native));

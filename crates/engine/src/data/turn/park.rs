@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use karta_harness::Transport;
 use karta_sandbox::ParkKey;
 use karta_sandbox::uplink::Service;
 use karta_types::session::SessionStatus;
@@ -12,7 +11,7 @@ use karta_types::{ErrorCode, ModelCallId, Secret, Timestamp};
 
 use super::machine::{Effect, Machine, Stimulus};
 use super::parked::{self, Record, Unfinished};
-use super::process::{Asleep, Awake, Begun, Heard, Running, State};
+use super::process::{Asleep, Awake, Begun, Heard, Launched, Running, State};
 use super::run::{Current, Fatal, NewTurn, Runner};
 use crate::data::transport;
 use crate::{Engine, Error, Result};
@@ -40,7 +39,9 @@ impl Runner {
     /// When the turn that waits for a person is to be put to sleep, if it can be.
     pub(super) fn park_at(&self) -> Option<Timestamp> {
         let running = self.running.as_ref()?;
-        let parks = running.awake().is_some_and(|awake| awake.sandbox.parks()) && !running.killed();
+        // What it was asked over a connection it would never answer.
+        let parks = |awake: &Awake| awake.sandbox.parks() && !awake.io.waits();
+        let parks = running.awake().is_some_and(parks) && !running.killed();
         running.machine.tape().filter(|tape| parks && tape.has_room())?;
         let rest = Duration::from_secs(self.engine.settings().limits.park_seconds);
         let since = running.machine.still_since()?;
@@ -80,13 +81,21 @@ impl Runner {
                 return Ok(());
             }
         }
+        if let Some(awake) = self.running.as_ref().and_then(Running::awake) {
+            awake.io.hold();
+        }
         let key = ParkKey::random(self.engine.rng());
         if let Err(error) = sandbox.park(&unfinished.machine(), &key).await {
+            if let Some(awake) = self.running.as_ref().and_then(Running::awake) {
+                awake.io.hold_no_more();
+            }
             // If the sandbox ended by it, that is heard of as the end of the harness.
             tracing::error!(%session, error = crate::error::chain(&error), "a turn that waits can't be parked");
             return Ok(());
         }
         drop(sandbox);
+        // It is woken by somebody: if it asks again, it waits again like the first time.
+        self.not_parked_before = self.row.created_at;
         self.forget_machine();
         self.asleep(unfinished, &key).await
     }
@@ -98,6 +107,7 @@ impl Runner {
         else {
             return Ok(());
         };
+        let port = awake.io.port();
         let rest = awake.io.rest().await;
         let now = self.engine.clock().now();
         let mut effects = Vec::new();
@@ -113,7 +123,7 @@ impl Runner {
             !matches!(effect, Effect::Write(_))
         });
         if let Some(Running { state: State::Asleep(asleep), .. }) = &mut self.running {
-            asleep.pending = pending;
+            *asleep = Asleep { pending, port };
         }
         self.perform(effects).await?;
         let kept = match self.parked_record(key) {
@@ -163,6 +173,7 @@ impl Runner {
             place: [place.workspace.clone(), place.home.clone(), place.temp.clone()],
             model_token: running.begun.token.expose().clone(),
             tape: tape.clone(),
+            port: asleep.port,
             pending: asleep.pending.iter().map(|bytes| parked::text(bytes)).collect(),
             park_key: parked::text(key.expose()),
             authority: self.way_out.authority(),
@@ -212,10 +223,12 @@ impl Runner {
     }
 
     async fn woken(&mut self) -> Result<Awake> {
-        let Some(running) = &self.running else {
+        let Some(Running { state: State::Asleep(asleep), version, begun, transport, .. }) = &self.running
+        else {
             return Err(Error::told(ErrorCode::HarnessFailed, "the harness is gone"));
         };
-        let (version, token) = (running.version, running.begun.token.clone());
+        let (version, token, transport, port) =
+            (*version, begun.token.clone(), transport.clone(), asleep.port);
         let project = self.engine.project_known(self.row.org, self.row.project).await?;
         let release = self.engine.load(&project, version).await?;
         let (_, harness) = self.engine.program(&release)?;
@@ -247,7 +260,7 @@ impl Runner {
         let (Some(process), None) = (processes.next(), processes.next()) else {
             return Err(Error::told(ErrorCode::HarnessFailed, "the harness did not outlive being parked"));
         };
-        let io = transport::open(self.engine.tasks(), process, sandbox.clone(), Transport::Stdio);
+        let io = transport::open(self.engine.tasks(), process, sandbox.clone(), transport, port);
         tokio::task::spawn_blocking(move || drop(folder));
         if let Some(outside) = outside {
             self.go_out_by(outside, &*sandbox).await?;
@@ -274,7 +287,7 @@ impl Runner {
             service: Some(([127, 0, 0, 1], Service::Model.port()).into()),
             token: Secret::new(record.model_token),
         };
-        let codec = self.launch(&release, &begun, "", Vec::new())?.codec;
+        let Launched { command, codec, .. } = self.launch(&release, &begun, "", Vec::new())?;
         let mut machine: Machine = record.tape.play(codec, self.limits(&release), self.new_request());
         let asked = self.engine.store().inputs_pending(self.row.org, Some(session), None, 1000).await?;
         let open: Vec<_> = machine.open().collect();
@@ -318,7 +331,8 @@ impl Runner {
             release.harness.capabilities(),
             record.version,
             begun,
-            Asleep { pending },
+            command.transport,
+            Asleep { pending, port: record.port },
         ));
         let told = self.commit(Vec::new(), None, |commit| commit.status = Some(SessionStatus::Waiting)).await;
         match told {

@@ -79,6 +79,9 @@ pub(super) struct Record {
     pub(super) model_token: String,
     /// Everything that the machine was told.
     pub(super) tape: Tape,
+    /// Where the process serves HTTP, if it does.
+    #[serde(default)]
+    pub(super) port: Option<u16>,
     /// What is still to be written to the process, in base 64.
     pub(super) pending: Vec<String>,
     /// What the driver has sealed with, in base 64.

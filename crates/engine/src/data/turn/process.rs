@@ -37,6 +37,8 @@ pub(super) struct Running {
     pub(super) capabilities: Capabilities,
     pub(super) version: u64,
     pub(super) begun: Begun,
+    /// How its bytes reach the codec.
+    pub(super) transport: Transport,
     /// It was killed; its end is still to be heard of.
     killed: bool,
     pub(super) state: State,
@@ -54,7 +56,7 @@ pub(super) struct Begun {
 
 /// How to start a harness, and how to understand it.
 pub(super) struct Launched {
-    command: karta_harness::Command,
+    pub(super) command: karta_harness::Command,
     pub(super) codec: Box<dyn Codec>,
     /// Which of hooks and MCP servers it may start.
     policy: (bool, bool),
@@ -83,6 +85,8 @@ pub(super) struct Awake {
 pub(super) struct Asleep {
     /// To be written when it runs again.
     pub(super) pending: Vec<Bytes>,
+    /// Where it serves HTTP, if it does.
+    pub(super) port: Option<u16>,
 }
 
 /// What was heard of a process.
@@ -136,9 +140,11 @@ impl Running {
         capabilities: Capabilities,
         version: u64,
         begun: Begun,
+        transport: Transport,
         asleep: Asleep,
     ) -> Self {
-        Self { machine, capabilities, version, begun, killed: false, state: State::Asleep(asleep) }
+        let state = State::Asleep(asleep);
+        Self { machine, capabilities, version, begun, transport, killed: false, state }
     }
 
     /// Output that is there already.
@@ -284,8 +290,9 @@ impl Runner {
                 cwd: command.cwd.into(),
             })
             .await?;
-        let parks = sandbox.parks() && matches!(command.transport, Transport::Stdio);
-        let io = transport::open(self.engine.tasks(), process, sandbox.clone(), command.transport);
+        let parks = sandbox.parks();
+        let transport = command.transport;
+        let io = transport::open(self.engine.tasks(), process, sandbox.clone(), transport.clone(), None);
         let mut effects = Vec::new();
         let (now, mode) = (self.engine.clock().now(), self.row.permission_mode);
         let mut machine =
@@ -300,6 +307,7 @@ impl Runner {
             capabilities: release.harness.capabilities(),
             version: release.row.version,
             begun,
+            transport,
             killed: false,
             state: State::Awake(Box::new(awake)),
         };

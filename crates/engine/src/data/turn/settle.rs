@@ -9,12 +9,15 @@ use karta_types::usage::Metered;
 use karta_types::{Body, ErrorCode, KeyId, Micros, ModelCallId, Problem, TurnId, Usage};
 
 use crate::data::turn::machine::Ending;
+use crate::data::turn::process;
 use crate::data::turn::run::{Fatal, Runner};
 use crate::{Error, Result};
 
 /// How often, and how far apart, a `done` is tried on a full disk before the turn is left to recovery.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long a server that stops waits for what was asked of a harness that could be parked.
+const ANSWERS: Duration = Duration::from_secs(2);
 
 impl Runner {
     /// Whom what this session spends belongs to.
@@ -145,8 +148,25 @@ impl Runner {
         written.map_err(Fatal::Store)
     }
 
+    /// Hears what the harness answers to requests that are under way, for a turn that could be parked but for them.
+    async fn hear_answers(&mut self) -> Result<(), Fatal> {
+        let patience = tokio::time::Instant::now() + ANSWERS;
+        while let Some(running) = &mut self.running
+            && running.machine.still_since().is_some()
+            && running.awake().is_some_and(|awake| awake.io.waits())
+        {
+            // One that keeps its answers for longer is not waited for.
+            let Ok(heard) = tokio::time::timeout_at(patience, process::hear(Some(running))).await else {
+                break;
+            };
+            Box::pin(self.heard(heard)).await?;
+        }
+        Ok(())
+    }
+
     /// The server stops: the turn ends now, and says why.
     pub(super) async fn stop_for_shutdown(&mut self) -> Result<(), Fatal> {
+        self.hear_answers().await?;
         // A turn that waits for a person goes on after the start.
         if self.park_at().is_some() {
             self.not_parked_before = self.row.created_at;

@@ -33,7 +33,12 @@ impl ServeCodec {
                     self.parts.removed(&part, &mut say);
                 }
             }
-            Event::Message(info) => self.message_event(&info, &raw, out),
+            Event::Message(info) => {
+                if let Some(missed) = &mut self.missed {
+                    missed.heard(&info.id);
+                }
+                self.message_event(&info, Some(&raw), out);
+            }
             Event::Session { id, parent } => {
                 if let Some(parent) = parent
                     && self.turn.is_some()
@@ -58,7 +63,7 @@ impl ServeCodec {
                     && self.concerns(&asked.session)
                     && let Some(asked) = self.asks.permission(*asked, self.mode, &self.parts)
                 {
-                    self.asked(asked, &raw, out);
+                    self.asked(asked, Some(&raw), out);
                 }
             }
             Event::Question(asked) => {
@@ -66,7 +71,7 @@ impl ServeCodec {
                     && self.concerns(&asked.session)
                     && let Some(asked) = self.asks.question(*asked, self.mode, &self.parts)
                 {
-                    self.asked(asked, &raw, out);
+                    self.asked(asked, Some(&raw), out);
                 }
             }
             Event::Answered { request } => {
@@ -82,13 +87,13 @@ impl ServeCodec {
     }
 
     /// Whether this is our session or one of its sub-agents.
-    fn concerns(&self, session: &str) -> bool {
+    pub(super) fn concerns(&self, session: &str) -> bool {
         session == self.session || self.parts.is_child(session)
     }
 
-    fn asked(&mut self, asked: Asked, raw: &Bytes, out: &mut Out) {
+    pub(super) fn asked(&mut self, asked: Asked, raw: Option<&Bytes>, out: &mut Out) {
         match asked {
-            Asked::Person(said) => out.say_raw(said, raw),
+            Asked::Person(said) => out.said.push((said, raw.cloned())),
             Asked::Mode(reply) => self.reply(reply, out),
         }
     }
@@ -100,7 +105,7 @@ impl ServeCodec {
         }
     }
 
-    fn message_event(&mut self, info: &Info, raw: &Bytes, out: &mut Out) {
+    pub(super) fn message_event(&mut self, info: &Info, raw: Option<&Bytes>, out: &mut Out) {
         let own = info.session == self.session;
         if !own && !self.parts.is_child(&info.session) {
             return;
@@ -120,13 +125,14 @@ impl ServeCodec {
                 {
                     let from = self.agent.replace(shortened(agent));
                     if from.is_some() {
-                        out.say_raw(Said::AgentChanged { from, to: self.agent.clone() }, raw);
+                        let changed = Said::AgentChanged { from, to: self.agent.clone() };
+                        out.said.push((changed, raw.cloned()));
                     }
                 }
             }
         } else if own && info.id > self.newest_prompt {
             self.newest_prompt.clone_from(&info.id);
-            turn.taken();
+            turn.taken(&info.id);
         }
     }
 

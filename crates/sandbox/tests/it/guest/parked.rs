@@ -129,6 +129,17 @@ async fn programs_go_on_with_another_host() {
     );
     let calls = begin(&sandbox, &call).await;
     let stream = tokio::time::timeout(PATIENCE, taken.recv()).await.expect("it connects").unwrap();
+    // Nor does one of the host to a program inside; the program goes on and takes others.
+    let serve = "exec perl -MIO::Socket -e '$|=1; $l=IO::Socket::INET->new(Listen=>1,LocalAddr=>\"127.0.0.1\") or die; \
+                 print $l->sockport,\"\\n\"; while($c=$l->accept){while(<$c>){print; print $c $_} print \"hung up\\n\"}'";
+    let mut serves = begin(&sandbox, serve).await;
+    let port: u16 = line(&mut serves).await.parse().unwrap();
+    let mut asks_it = sandbox.connect(port).await.unwrap();
+    asks_it.write_all(b"one\n").await.unwrap();
+    assert_eq!(line(&mut serves).await, "one");
+    let mut answer = [0; 4];
+    asks_it.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"one\n");
 
     // What can't be saved goes on.
     assert!(sandbox.park(world.folder.path(), &KEY).await.is_err());
@@ -139,12 +150,12 @@ async fn programs_go_on_with_another_host() {
     sandbox.park(&world.folder.path().join("saved"), &KEY).await.unwrap();
     assert_eq!(line(&mut asks).await, "early", "what was said before is heard");
     assert!(sandbox.spawn(&script(&sandbox, "true")).await.is_err(), "there is nothing to start it in");
-    drop((echo, asks, calls, sandbox, stream));
+    drop((echo, asks, calls, serves, asks_it, sandbox, stream));
 
     let channel = UnixStream::from_std(NativeStream::from(again)).unwrap();
     let (uplink, mut taken) = Taken::new();
     let (link, processes) = adopt(channel, 2, uplink, 0).await.unwrap();
-    let [mut echo, mut asks, mut calls]: [Process; 3] = processes.try_into().expect("three ran");
+    let [mut echo, mut asks, mut calls, mut serves]: [Process; 4] = processes.try_into().expect("four ran");
     echo.stdin.write_all(b"two\n").await.unwrap();
     assert_eq!(line(&mut echo).await, "two");
     asks.stdin.write_all(b"late\n").await.unwrap();
@@ -152,6 +163,7 @@ async fn programs_go_on_with_another_host() {
     assert_eq!(asks.control.wait().await.status, Some(3));
     while line(&mut calls).await != "cut" {}
     assert!(taken.try_recv().is_err());
+    assert_eq!(line(&mut serves).await, "hung up");
     // Much in both directions: what was granted before is not counted twice.
     let many = format!("{}\n", "x".repeat(1 << 20));
     let Process { mut stdin, mut stdout, .. } = echo;
