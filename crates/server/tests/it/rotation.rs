@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use karta_engine::sandbox::{Driver, Error, Revived, Sandbox, Spec, fake};
+use karta_engine::sandbox::{Driver, Error, ParkKey, Revived, Sandbox, Spec, fake};
 use karta_types::SessionId;
 use karta_types::session::Isolation;
 use reqwest::Method;
@@ -52,8 +52,8 @@ impl Driver for Moody {
         self.inner.acquire(spec).await
     }
 
-    async fn revive(&self, spec: &Spec, from: &Path) -> Result<Revived, Error> {
-        self.inner.revive(spec, from).await
+    async fn revive(&self, spec: &Spec, from: &Path, key: &ParkKey) -> Result<Revived, Error> {
+        self.inner.revive(spec, from, key).await
     }
 
     async fn erase(&self, session: SessionId) -> Result<(), Error> {

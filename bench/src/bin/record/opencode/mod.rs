@@ -149,7 +149,7 @@ async fn with_model(
         })
         .await?;
     let tasks = Tasks::default();
-    let io = transport::open(&tasks, process, sandbox.clone(), command.transport);
+    let io = transport::open(&tasks, process, sandbox.clone(), command.transport, None);
     let mut codec = OpenCode.codec(&launch)?;
     let name = case.name;
     let drive = Drive { name, acts: case.acts.into(), workspace: workspace.clone(), ..Drive::default() };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use karta_sandbox::limits::Machines;
-use karta_sandbox::{Driver, Error, Spec, namespace};
+use karta_sandbox::{Driver, Error, ParkKey, Spec, namespace};
 use karta_types::Rng;
 use rustix::process::{Pid, Signal};
 
@@ -17,6 +17,9 @@ pub(super) const KIND: &str = "KARTA_TEST_DRIVER";
 const CYCLES: &str = "KARTA_TEST_CYCLES";
 /// How many there may be at once.
 pub(super) const PLACES: u32 = 6;
+
+/// What everything is parked with here.
+static KEY: ParkKey = ParkKey::new([7; 32]);
 
 pub(super) fn random(rng: &dyn Rng, below: u64) -> u64 {
     let mut bytes = [0; 8];
@@ -281,20 +284,20 @@ pub(super) async fn cycle(
                 _ => levels()[0].iter().copied().for_each(kill),
             }
         }
-        Deed::Park => drop(sandbox.park(&parked).await),
-        Deed::UnwantedPark => drop(tokio::time::timeout(kind.moment(rng), sandbox.park(&parked)).await),
+        Deed::Park => drop(sandbox.park(&parked, &KEY).await),
+        Deed::UnwantedPark => drop(tokio::time::timeout(kind.moment(rng), sandbox.park(&parked, &KEY)).await),
         Deed::KilledPark => {
             let killed = async {
                 tokio::time::sleep(kind.moment(rng)).await;
                 kill_some(rng);
             };
-            drop(tokio::join!(sandbox.park(&parked), killed));
+            drop(tokio::join!(sandbox.park(&parked, &KEY), killed));
         }
         Deed::Revive | Deed::UnwantedRevive | Deed::KilledRevive => {
             // Refused while something is on its way.
-            if sandbox.park(&parked).await.is_ok() {
+            if sandbox.park(&parked, &KEY).await.is_ok() {
                 drop((process, sandbox));
-                let revive = driver.revive(&spec, &parked);
+                let revive = driver.revive(&spec, &parked, &KEY);
                 match deed {
                     Deed::Revive => drop(revive.await.unwrap().sandbox.close().await),
                     Deed::UnwantedRevive => drop(tokio::time::timeout(kind.moment(rng), revive).await),
@@ -324,7 +327,7 @@ pub(super) async fn take_up(driver: &dyn Driver, folder: &Path) -> usize {
     for entry in fs::read_dir(folder.join("parked")).into_iter().flatten().flatten() {
         let name = entry.file_name().into_string().unwrap();
         let number = name.split('-').next().and_then(|number| number.parse().ok()).unwrap();
-        if let Ok(revived) = driver.revive(&spec(folder, number), &entry.path()).await {
+        if let Ok(revived) = driver.revive(&spec(folder, number), &entry.path(), &KEY).await {
             assert_eq!(revived.processes.len(), 1, "what was put aside runs on");
             revived.sandbox.close().await.unwrap();
             well += 1;
