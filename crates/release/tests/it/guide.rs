@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use karta_release::{manifest, settings};
 
 fn guide() -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/guides/folder.md");
+    let path = format!("{}/../../docs/guides/folder.md", std::env::var("CARGO_MANIFEST_DIR").unwrap());
     std::fs::read_to_string(path).unwrap()
 }
 

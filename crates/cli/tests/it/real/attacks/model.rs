@@ -37,7 +37,7 @@ pub(super) async fn use_the_model_token_elsewhere(ring: &Ring) {
 pub(super) async fn find_a_credential_in_the_harness(ring: &Ring) {
     // What comes before a provider's key, written so that this text does not fit it.
     let (start, _) = PLANTED.split_at(10);
-    let pattern = format!("{}[{}]\\w*|karta_model_\\w+", &start[..9], &start[9..]);
+    let pattern = format!("{}[{}]\\w*|karta_model_[0-9a-f]+", &start[..9], &start[9..]);
     let own = format!("{PRINT_TOKEN}; perl memory.pl '{pattern}'");
     let ((), _) = held(&ring.karta, ring.victim, (&own, "touch held"), async |said, _| {
         let token = token(&said);
