@@ -41,6 +41,9 @@ use crate::{Error, Principal, Result};
 /// How long a free place among the processes is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a server that stops waits for its sessions to end: those that wait for a person are saved, two at a time.
+const LAST: Duration = Duration::from_mins(1);
+
 /// Karta without HTTP. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
@@ -452,7 +455,7 @@ impl Engine {
 
     /// Ends every turn in writing, then everything else.
     pub async fn shutdown(&self) {
-        if !self.tasks().shutdown(Duration::from_secs(15)).await {
+        if !self.tasks().shutdown(LAST).await {
             tracing::warn!("some sessions did not end in time; the next start finishes their turns");
         }
         self.0.gateway.shutdown().await;

@@ -1,11 +1,13 @@
 //! After a crash: every turn that has no `done` gets one, and nothing that the last process left behind goes on.
 
+use std::sync::Arc;
+
 use karta_store::{Commit, TurnChange, TurnEnd, TurnRow};
 use karta_types::event::Answerer;
 use karta_types::message::Decision;
 use karta_types::session::{SessionStatus, TurnState};
 use karta_types::usage::Metered;
-use karta_types::{Body, ErrorCode, OrgId, Problem, Seq, TurnId};
+use karta_types::{Body, ErrorCode, OrgId, Problem, Seq, SessionId, TurnId};
 
 use crate::data::journal::{Batch, Writer};
 use crate::{Engine, Error, Result};
@@ -26,10 +28,14 @@ impl Engine {
         let mut waiting = Vec::new();
         for row in unfinished {
             let (org, session) = (row.org, row.turn.session_id);
-            if self.parked_turn(org, session).await? == Some(row.turn.id) {
-                waiting.push((org, session));
-            } else {
-                self.finish(row).await?;
+            match self.parked_turn(org, session).await {
+                Ok(Some(turn)) if turn == row.turn.id => waiting.push((org, session)),
+                Ok(_) => self.finish(row).await?,
+                // It is tried again, and ended if that goes on.
+                Err(error) => {
+                    tracing::error!(%session, error = error.chain(), "a parked turn can't be read now");
+                    waiting.push((org, session));
+                }
             }
         }
         let parked = self.parked().clone();
@@ -52,14 +58,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends a turn that can't go on, and what was kept of it.
-    pub(crate) async fn give_up(&self, org: OrgId, turn: TurnId) -> Result<()> {
-        let unfinished = self.store().turns_unfinished().await?;
-        let Some(row) = unfinished.into_iter().find(|row| row.org == org && row.turn.id == turn) else {
-            return Ok(());
-        };
-        let session = row.turn.session_id;
-        self.finish(row).await?;
+    /// Ends the turn that a session has parked and that can't go on, and what was kept of it.
+    pub(crate) async fn give_up(&self, org: OrgId, session: SessionId) -> Result<()> {
+        let begun =
+            |row: &TurnRow| row.org == org && row.turn.session_id == session && row.turn.started_at.is_some();
+        for row in self.store().turns_unfinished().await?.into_iter().filter(begun) {
+            self.finish(row).await?;
+        }
         self.forget_parked(session).await;
         Ok(())
     }
@@ -127,6 +132,10 @@ impl Engine {
             told: Vec::new(),
         };
         self.store().commit(commit).await?;
+        if let Some(batch) = batch {
+            // After the start of the server somebody may follow already.
+            self.hub().live(session.id).show(Arc::new(batch));
+        }
         Ok(())
     }
 

@@ -9,5 +9,6 @@ mod harnesses;
 mod machine;
 mod parked;
 mod parked_http;
+mod parked_trouble;
 mod resume;
 mod tokens;

@@ -51,6 +51,11 @@ impl Rig {
         Self { folder, freezer: Freezer::default(), programs, confines: false, who: None }
     }
 
+    /// Changes a file of the folder.
+    pub(crate) fn write(&self, name: &str, content: &str) {
+        std::fs::write(self.folder.path().join("app").join(name), content).unwrap();
+    }
+
     /// With a function that plays a program.
     pub(crate) fn with_program(mut self, path: &str, program: Program) -> Self {
         self.programs.insert(path.to_owned(), program);

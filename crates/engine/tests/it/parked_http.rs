@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use karta_engine::Settings;
+use karta_engine::sandbox::fake::Program;
 use karta_types::event::InputRequired;
 use karta_types::message::Decision;
 use karta_types::session::TurnState;
@@ -16,7 +17,12 @@ use crate::parked::{Rig, decide};
 /// A folder for OpenCode, and a server in its place.
 fn rig() -> (Rig, Server) {
     let server = Server::new();
-    let rig = Rig::of(&[("opencode.json", "{}"), (".opencode/commands/greet.md", "Hello\n")]);
+    (rig_of("{}", server.program()), server)
+}
+
+/// A folder with this configuration, and what plays OpenCode.
+pub(crate) fn rig_of(configuration: &str, plays: Program) -> Rig {
+    let rig = Rig::of(&[("opencode.json", configuration), (".opencode/commands/greet.md", "Hello\n")]);
     let version = karta_harness::registry::find("opencode").unwrap().package().unwrap().default_version;
     let folder = rig.data().join("harnesses/opencode").join(version);
     std::fs::create_dir_all(&folder).unwrap();
@@ -24,7 +30,7 @@ fn rig() -> (Rig, Server) {
     std::fs::write(folder.join("installed.json"), record.to_string()).unwrap();
     std::fs::write(folder.join("run"), "").unwrap();
     let program = folder.join("run").display().to_string();
-    (rig.with_program(&program, server.program()), server)
+    rig.with_program(&program, plays)
 }
 
 async fn done(

@@ -10,7 +10,7 @@ use karta_types::session::SessionStatus;
 use karta_types::{ErrorCode, ModelCallId, Secret, Timestamp};
 
 use super::machine::{Effect, Machine, Stimulus};
-use super::parked::{self, Record, Unfinished};
+use super::parked::{self, Record, TRIES, Unfinished};
 use super::process::{Asleep, Awake, Begun, Heard, Launched, Running, State};
 use super::run::{Current, Fatal, NewTurn, Runner};
 use crate::data::transport;
@@ -20,10 +20,12 @@ use crate::{Engine, Error, Result};
 const WAKE: Duration = Duration::from_secs(3);
 /// After a failure to save a sandbox, how long until it is tried again.
 const AGAIN: Duration = Duration::from_mins(10);
-/// How long a server that stops waits for others to be saved before it ends a turn instead.
-const LAST: Duration = Duration::from_secs(10);
-/// How soon after a failure of the store a parked turn is taken up again.
+/// How long a server that stops waits for others to be saved before it ends a turn instead: what is saved then still has time.
+const LAST: Duration = Duration::from_secs(40);
+/// How soon after a failure a parked turn is taken up again.
 const TAKE_UP: Duration = Duration::from_secs(30);
+/// The most that waits to be written to what can't be woken, in bytes.
+const PENDING: usize = 8 << 20;
 
 impl Runner {
     /// When a process that has no turn is to be paused, if it can be.
@@ -59,7 +61,7 @@ impl Runner {
         } else {
             parked.try_enter()
         };
-        let Some(_place) = place else {
+        let Some(place) = place else {
             self.not_parked_before = now.plus(WAKE);
             return Ok(());
         };
@@ -97,7 +99,11 @@ impl Runner {
         // It is woken by somebody: if it asks again, it waits again like the first time.
         self.not_parked_before = self.row.created_at;
         self.forget_machine();
-        self.asleep(unfinished, &key).await
+        self.asleep(unfinished, &key).await?;
+        // Waking may take its time: others may be saved meanwhile.
+        drop(place);
+        // A server that stops leaves it asleep: the next one writes what waits.
+        if self.has_pending() && !self.engine.tasks().is_stopping() { self.awaken().await } else { Ok(()) }
     }
 
     /// The sandbox is saved: what was said before is heard, then the record is written.
@@ -123,7 +129,7 @@ impl Runner {
             !matches!(effect, Effect::Write(_))
         });
         if let Some(Running { state: State::Asleep(asleep), .. }) = &mut self.running {
-            *asleep = Asleep { pending, port };
+            *asleep = Asleep { kept: pending.len(), pending, port };
         }
         self.perform(effects).await?;
         let kept = match self.parked_record(key) {
@@ -141,7 +147,7 @@ impl Runner {
             return self.lost(&error).await;
         }
         tracing::debug!(session = %self.row.id, "parked a turn that waits");
-        if self.has_pending() { self.awaken().await } else { Ok(()) }
+        Ok(())
     }
 
     /// Whether something waits to be written to what sleeps.
@@ -199,12 +205,58 @@ impl Runner {
                 Ok(())
             }
             // It sleeps on; what is to be written waits with it.
-            Err(error) if error.code() == ErrorCode::Overloaded => {
+            Err(error) if passes(&error) && self.still_parked().await => {
                 tracing::warn!(session = %self.row.id, error = error.chain(), "a parked turn waits to be woken");
                 self.wake_at = Some(self.engine.clock().now().plus(WAKE));
-                Ok(())
+                match self.keep_pending().await {
+                    Ok(()) => Ok(()),
+                    Err(failed) => self.lost(&failed).await,
+                }
             }
             Err(error) => self.lost(&error).await,
+        }
+    }
+
+    /// Whether what was saved is in its place: then it was not used.
+    async fn still_parked(&mut self) -> bool {
+        let (session, parked) = (self.row.id, self.engine.parked().clone());
+        tokio::task::spawn_blocking(move || parked.has(session)).await.unwrap_or_default()
+    }
+
+    /// Writes the record anew of what sleeps and could not be woken, with what was said to it meanwhile: a start of the server in between
+    /// forgets none of it.
+    async fn keep_pending(&mut self) -> Result<()> {
+        let Some(Running { machine, state: State::Asleep(asleep), .. }) = &mut self.running else {
+            return Ok(());
+        };
+        if asleep.pending.iter().map(bytes::Bytes::len).sum::<usize>() > PENDING {
+            return Err(Error::told(
+                ErrorCode::Overloaded,
+                "too much waits for a parked turn that can't be woken",
+            ));
+        }
+        let written = asleep.pending.len();
+        if asleep.kept == written {
+            return Ok(());
+        }
+        let pending: Vec<_> = asleep.pending.iter().map(|bytes| parked::text(bytes)).collect();
+        let Some(tape) = machine.tape().cloned() else { return Ok(()) };
+        let (org, session, parked) = (self.row.org, self.row.id, self.engine.parked().clone());
+        match self.engine.read_record(org, session).await {
+            Ok(Some(record)) => {
+                let record = Record { tape, pending, ..record };
+                let sealed = self.engine.seal_record(org, session, &record).await?;
+                let failed = |error| Error::internal("keeping what a parked turn was told", error);
+                blocking(move || parked.rewrite(session, &sealed).map_err(failed)).await?;
+                if let Some(Running { state: State::Asleep(asleep), .. }) = &mut self.running {
+                    asleep.kept = written;
+                }
+                Ok(())
+            }
+            // The database is away: it is tried again with the waking.
+            Err(error) if passes(&error) => Ok(()),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -269,12 +321,35 @@ impl Runner {
         Ok(Awake { io, sandbox, paused: false, _pass: pass, _room: room })
     }
 
-    /// Takes up what was parked before the server was started. False if there is nothing, or it doesn't fit what is on record.
+    /// Takes up what was parked before the server was started. False if there is nothing, or it can't go on: it doesn't fit what is on
+    /// record, or its release can't run here any more.
+    ///
+    /// # Errors
+    /// What comes back by itself is away.
     pub(super) async fn take_up(&mut self) -> Result<bool> {
+        let session = self.row.id;
+        match self.taken_up().await {
+            Ok(taken) => {
+                self.engine.parked().tried(session, false);
+                Ok(taken)
+            }
+            Err(error) if passes(&error) => Err(error),
+            // Of the server's own making: perhaps not every time.
+            Err(error @ Error::Internal { .. }) if self.engine.parked().tries(session) < TRIES => Err(error),
+            Err(error) => {
+                tracing::error!(%session, error = error.chain(), "a parked turn can't be taken up");
+                self.engine.parked().tried(session, false);
+                Ok(false)
+            }
+        }
+    }
+
+    async fn taken_up(&mut self) -> Result<bool> {
         let session = self.row.id;
         let Some(record) = self.engine.read_record(self.row.org, session).await? else { return Ok(false) };
         let written = record.pending.iter().map(|text| parked::bytes(text).map(bytes::Bytes::from));
         let Some(mut pending) = written.collect::<Option<Vec<_>>>() else { return Ok(false) };
+        let kept = pending.len();
         let project = self.engine.project_known(self.row.org, self.row.project).await?;
         let release = self.engine.load(&project, record.version).await?;
         let [workspace, home, temp] = record.place;
@@ -332,7 +407,7 @@ impl Runner {
             record.version,
             begun,
             command.transport,
-            Asleep { pending, port: record.port },
+            Asleep { kept, pending, port: record.port },
         ));
         let told = self.commit(Vec::new(), None, |commit| commit.status = Some(SessionStatus::Waiting)).await;
         match told {
@@ -340,6 +415,14 @@ impl Runner {
             Err(Fatal::Store(error)) => Err(error),
             Err(Fatal::Fenced) => Ok(false),
         }
+    }
+}
+
+/// Whether an error is of what comes back by itself: a place, the control plane, the database, room on the disk.
+fn passes(error: &Error) -> bool {
+    match error {
+        Error::Told(problem) => matches!(problem.error, ErrorCode::Overloaded | ErrorCode::StorageFull),
+        Error::Internal { source, .. } => source.is::<karta_store::Error>(),
     }
 }
 
@@ -355,12 +438,18 @@ impl Engine {
     /// it.
     pub(crate) fn take_up_later(&self, org: karta_types::OrgId, session: karta_types::SessionId) {
         let engine = self.clone();
+        // One wait for each: every caller who speaks to a session whose runner fails would begin another.
+        if !self.parked().tries_again(session) {
+            return;
+        }
         self.tasks().spawn(async move {
             if tokio::time::timeout(TAKE_UP, engine.tasks().stopping()).await.is_ok() {
                 return;
             }
             let parked = engine.parked().clone();
-            if tokio::task::spawn_blocking(move || parked.has(session)).await.unwrap_or_default() {
+            let has = tokio::task::spawn_blocking(move || parked.has(session)).await.unwrap_or_default();
+            engine.parked().tried(session, has);
+            if has {
                 engine.take_up(vec![(org, session)]);
             }
         });

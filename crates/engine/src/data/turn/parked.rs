@@ -5,10 +5,11 @@
 //! place and moved in last; it is moved away again before anything goes on from it. So whatever is in its place after a crash is whole and
 //! was not used.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -32,6 +33,8 @@ const RECORD: &str = "record";
 const RECORD_BYTES: usize = 64 << 20;
 /// How many are saved at once: each takes a processor and the disk.
 const AT_ONCE: usize = 2;
+/// How often a turn is taken up anew after what the server itself did wrong; what it waits for may take as long as it does.
+pub(super) const TRIES: u32 = 20;
 /// What is left free of the disk: parking must not be what stops turns that run.
 const SPARE: u64 = 64 << 20;
 
@@ -42,6 +45,8 @@ pub(crate) struct ParkedTurns {
     /// Bytes that those that are being saved may still write.
     promised: Arc<Mutex<u64>>,
     places: Arc<Semaphore>,
+    /// Sessions whose turns could not be taken up: how often, and whether that is tried again in a while.
+    failed: Arc<Mutex<HashMap<SessionId, (u32, bool)>>>,
 }
 
 /// A turn that is parked, as the platform knew it.
@@ -199,7 +204,8 @@ fn remove(folder: &Path) {
 impl ParkedTurns {
     /// In this folder, which need not be there.
     pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root, promised: Arc::default(), places: Arc::new(Semaphore::new(AT_ONCE)) }
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        Self { root, promised: Arc::default(), places, failed: Arc::default() }
     }
 
     fn place(&self, session: SessionId) -> PathBuf {
@@ -251,6 +257,50 @@ impl ParkedTurns {
         Ok(unfinished)
     }
 
+    fn failed(&self) -> MutexGuard<'_, HashMap<SessionId, (u32, bool)>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a session's turn could not be taken up. Whether somebody has to see to it that it is tried again: once for all.
+    pub(super) fn tries_again(&self, session: SessionId) -> bool {
+        let mut failed = self.failed();
+        let (tries, waits) = failed.entry(session).or_default();
+        let begins = !*waits;
+        if begins {
+            *tries += 1;
+            *waits = true;
+        }
+        begins
+    }
+
+    /// How often a session's turn could not be taken up.
+    pub(super) fn tries(&self, session: SessionId) -> u32 {
+        self.failed().get(&session).map_or(0, |(tries, _)| *tries)
+    }
+
+    /// It is tried now; or it is `again` no more, and forgotten.
+    pub(super) fn tried(&self, session: SessionId, again: bool) {
+        let mut failed = self.failed();
+        if again {
+            failed.entry(session).and_modify(|(_, waits)| *waits = false);
+        } else {
+            failed.remove(&session);
+        }
+    }
+
+    /// Writes the record of what is in its place anew: all of it or nothing.
+    ///
+    /// # Errors
+    /// It is not in its place, or can't be written.
+    pub(super) fn rewrite(&self, session: SessionId, sealed: &[u8]) -> io::Result<()> {
+        let place = self.place(session);
+        let new = place.join(format!("{RECORD}.new"));
+        fs::write(&new, sealed)?;
+        fs::File::open(&new)?.sync_all()?;
+        fs::rename(&new, place.join(RECORD))?;
+        fs::File::open(&place)?.sync_all()
+    }
+
     /// Whether the session has something parked here.
     pub(super) fn has(&self, session: SessionId) -> bool {
         self.place(session).exists()
@@ -285,7 +335,9 @@ impl ParkedTurns {
     pub(super) fn take(&self, session: SessionId) -> Result<Taken> {
         let going = self.root.join(format!(".going-{session}"));
         remove(&going);
+        // On the disk before anything goes on from it: after a loss of power it must not be found as if it were unused.
         fs::rename(self.place(session), &going)
+            .and_then(|()| fs::File::open(&self.root)?.sync_all())
             .map_err(|error| Error::internal("taking a parked turn up again", error))?;
         Ok(Taken(going))
     }
@@ -345,7 +397,11 @@ impl Engine {
             Err(error) => Err(Error::internal(doing, error)),
             Ok(Some(sealed)) => {
                 match self.checkpoints().open_parked(org, session, sealed, RECORD_BYTES).await {
+                    // What may be read another time is not lost.
                     Err(error @ CheckpointError::Store(_)) => return Err(error.into()),
+                    Err(error @ CheckpointError::Key(_)) if self.parked().tries(session) < TRIES => {
+                        return Err(error.into());
+                    }
                     Err(error) => Err(error.into()),
                     Ok(None) => Err(Error::internal(doing, "it is not as it was written")),
                     Ok(Some(plain)) => {

@@ -85,6 +85,8 @@ pub(super) struct Awake {
 pub(super) struct Asleep {
     /// To be written when it runs again.
     pub(super) pending: Vec<Bytes>,
+    /// How many of these are on record.
+    pub(super) kept: usize,
     /// Where it serves HTTP, if it does.
     pub(super) port: Option<u16>,
 }

@@ -209,6 +209,7 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
         Err(error) => {
             engine.hub().retire(session, &mut orders);
             tracing::error!(%session, error = error.chain(), "taking the session over");
+            engine.take_up_later(org, session);
             return;
         }
     };
@@ -555,8 +556,11 @@ impl Runner {
 
     /// A turn that was parked before the server was started goes on; one that can't is ended.
     async fn begin_with_parked(&mut self) -> Result<(), Fatal> {
-        let parked = self.engine.parked_turn(self.row.org, self.row.id).await.map_err(Fatal::Store)?;
-        let Some(turn) = parked else { return Ok(()) };
+        let (session, parked) = (self.row.id, self.engine.parked().clone());
+        let has = tokio::task::spawn_blocking(move || parked.has(session)).await;
+        if !has.unwrap_or_default() {
+            return Ok(());
+        }
         match self.take_up().await {
             // What was to be written when the last server ended is written now.
             Ok(true) if self.has_pending() => return self.awaken().await,
@@ -569,8 +573,7 @@ impl Runner {
         }
         self.running = None;
         self.current = None;
-        self.engine.give_up(self.row.org, turn).await.map_err(Fatal::Store)?;
-        self.engine.forget_parked(self.row.id).await;
+        self.engine.give_up(self.row.org, self.row.id).await.map_err(Fatal::Store)?;
         // The end was written by another hand.
         let row = self.engine.store().session_own(self.row.org, self.row.id, self.engine.clock().now()).await;
         self.row = row.map_err(|error| Fatal::Store(error.into()))?;
@@ -699,9 +702,7 @@ impl Runner {
                 return Box::pin(self.step(Stimulus::Broken(Box::new(error.problem())))).await;
             }
         }
-        if later.iter().any(|effect| matches!(effect, Effect::Write(_))) {
-            Box::pin(self.awaken()).await?;
-        }
+        let writes = later.iter().any(|effect| matches!(effect, Effect::Write(_)));
         for effect in later {
             if let Some(running) = &mut self.running {
                 match effect {
@@ -710,6 +711,10 @@ impl Runner {
                     _ => {}
                 }
             }
+        }
+        // What sleeps is woken for it, and written to then.
+        if writes && self.has_pending() {
+            Box::pin(self.awaken()).await?;
         }
         Ok(())
     }
