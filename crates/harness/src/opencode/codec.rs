@@ -183,10 +183,10 @@ impl ServeCodec {
     }
 
     fn close_turn(&mut self, end: End, out: &mut Out) {
+        self.parts.end_turn(&mut |said| out.say(said));
         for request in self.asks.end_turn() {
             out.say(Said::Withdrawn { request });
         }
-        self.parts.end_turn();
         self.missed = None;
         self.waiting.retain(|waiting| matches!(waiting, Waiting::History));
         out.say(Said::Ended(end));

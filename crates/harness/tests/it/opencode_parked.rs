@@ -322,3 +322,66 @@ fn the_laws_hold_across_a_saved_sandbox() {
     assert_eq!(shown.matches("Asked {").count(), 2, "{shown}");
     assert_eq!(shown.matches("Ended(").count(), 1, "{shown}");
 }
+
+fn piece(driven: &mut Driven, text: &str) {
+    driven.event(
+        "message.part.delta",
+        &json!({"sessionID": "ses_1", "messageID": "msg_2", "partID": "prt_1", "field": "text", "delta": text}),
+    );
+}
+
+/// What was said of the text.
+fn words(driven: &mut Driven) -> String {
+    let text = |said| match said {
+        Said::Text { text, .. } => Some(text),
+        _ => None,
+    };
+    driven.said().into_iter().filter_map(text).collect()
+}
+
+/// Heard was "I will. ", the hole is "CD", and "EF" comes by the new stream.
+#[test]
+fn a_text_with_a_hole_is_said_once_and_whole() {
+    let told = |text: &str| {
+        let part = json!({"id": "prt_1", "type": "text", "text": text});
+        json!([entry(&json!({}), std::slice::from_ref(&part))])
+    };
+    // What the server answers when it is asked, whether the piece comes before that, and what the stream tells whole in the end.
+    let aborted = "I will. CDEF";
+    for (asked, early, whole, said) in [
+        ("I will. CDEF", true, Some("I will. CDEF!"), "CDEF!"),
+        ("I will. CDEF", false, Some("I will. CDEF!"), "CDEF!"),
+        ("I will. CD", true, Some("I will. CDEF"), "CDEF"),
+        ("I will. CD", false, Some("I will. CDEF"), "CDEF"),
+        // A server that keeps a text when it is complete knows nothing of it yet.
+        ("", true, Some("I will. CDEF"), "CDEF"),
+        ("", false, Some("I will. CDEF"), "CDEF"),
+        // It is aborted, and never told whole.
+        (aborted, true, None, "CDEF"),
+        (aborted, false, None, "CDEF"),
+        ("I will. CD", true, None, "CDEF"),
+        ("I will. CD", false, None, "CDEF"),
+        ("I will. CDE", true, None, "CDEF"),
+        ("", true, None, "EF"),
+    ] {
+        let mut driven = waits();
+        driven.line(&json!({"ready": true}));
+        if early {
+            piece(&mut driven, "EF");
+        }
+        let mut answers = still();
+        answers[0].1 = told(asked);
+        answer(&mut driven, &answers);
+        if !early {
+            piece(&mut driven, "EF");
+        }
+        if let Some(whole) = whole {
+            driven.part(&json!({"id": "prt_1", "type": "text", "text": whole}));
+            // From here on the stream is in step again.
+            piece(&mut driven, " G");
+        }
+        finish(&mut driven);
+        let more = if whole.is_some() { " G" } else { "" };
+        assert_eq!(words(&mut driven), format!("{said}{more}"), "{asked} {early} {whole:?}");
+    }
+}
