@@ -385,3 +385,59 @@ fn a_text_with_a_hole_is_said_once_and_whole() {
         assert_eq!(words(&mut driven), format!("{said}{more}"), "{asked} {early} {whole:?}");
     }
 }
+
+/// Approves the question and lets the connection of each reply break off. How often it was told.
+fn break_off(driven: &mut Driven, most: usize) -> usize {
+    let answer =
+        Answer { decision: Decision::ApproveOnce, message: None, updated_input: None, answers: None };
+    driven.input(Input::Answer { request: "per_1".to_owned(), answer });
+    for told in 0..most {
+        let written = driven.written();
+        let [request] = &written[..] else { panic!("{written:?}") };
+        if request["path"] != "/permission/per_1/reply" {
+            assert_eq!(request["path"], "/session/ses_1/abort", "the server must not go on with it");
+            return told;
+        }
+        assert_eq!(request["body"], json!({"reply": "once"}));
+        driven.line(&json!({"id": request["id"], "error": "connection reset"}));
+    }
+    most
+}
+
+#[test]
+fn an_answer_whose_connection_breaks_off_is_told_again() {
+    let mut driven = waits();
+    assert_eq!(break_off(&mut driven, 2), 2);
+    let [again] = &driven.written()[..] else { panic!("one request") };
+    // The first arrived after all: this one is about a question that the server does not know any more.
+    driven.line(&json!({"id": again["id"], "status": 404, "body": {"message": "not found"}}));
+    driven.part(&tool("completed", &json!({"output": "a"})));
+    finish(&mut driven);
+    let said = driven.said();
+    assert!(
+        matches!(&said[..], [Said::Notice { .. }, Said::ToolResult { .. }, end] if *end == COMPLETED),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn an_answer_that_arrived_is_not_told_again() {
+    let mut driven = waits();
+    let answer =
+        Answer { decision: Decision::ApproveOnce, message: None, updated_input: None, answers: None };
+    driven.input(Input::Answer { request: "per_1".to_owned(), answer });
+    let [request] = &driven.written()[..] else { panic!("one request") };
+    let id = request["id"].clone();
+    driven.event("permission.replied", &json!({"sessionID": "ses_1", "requestID": "per_1"}));
+    driven.line(&json!({"id": id, "error": "connection reset"}));
+    assert_eq!((driven.requests(), driven.said()), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn a_turn_whose_answer_can_not_be_told_ends_with_the_reason() {
+    let mut driven = waits();
+    assert_eq!(break_off(&mut driven, 10), 4);
+    let said = driven.said();
+    let [Said::Ended(karta_harness::End::Failed { message, .. })] = &said[..] else { panic!("{said:?}") };
+    assert!(message.contains("connection reset"), "{message}");
+}
