@@ -167,9 +167,9 @@ async fn one_that_takes_no_connection_any_more_ends_its_turn_with_a_reason() {
         }
         // As well as one that refuses to tell its events.
         if restart {
-            server.refuse(usize::MAX)
+            server.refuse(usize::MAX);
         } else {
-            server.go_deaf()
+            server.go_deaf();
         }
         engine.answer(rig.who(), session, request, decide(Decision::ApproveOnce)).await.unwrap();
         let (status, text, bodies) = done(&rig, &engine, session).await;
