@@ -34,6 +34,10 @@ struct Inner {
     unheard: AtomicUsize,
     /// How often the events were asked for.
     streams: AtomicUsize,
+    /// How often they are still to be refused.
+    refused: AtomicUsize,
+    /// How many replies came.
+    replies: AtomicUsize,
 }
 
 impl Server {
@@ -49,6 +53,8 @@ impl Server {
             over: watch::Sender::new(false),
             unheard: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
+            replies: AtomicUsize::new(0),
         }))
     }
 
@@ -88,9 +94,19 @@ impl Server {
         self.0.deaf.notify_one();
     }
 
+    /// The next so many times the events are asked for, they are refused.
+    pub(crate) fn refuse(&self, times: usize) {
+        self.0.refused.store(times, Ordering::SeqCst);
+    }
+
     /// How many replies came while nobody listened to the events.
     pub(crate) fn unheard(&self) -> usize {
         self.0.unheard.load(Ordering::SeqCst)
+    }
+
+    /// How many replies came.
+    pub(crate) fn replies(&self) -> usize {
+        self.0.replies.load(Ordering::SeqCst)
     }
 
     /// How often the events were asked for.
@@ -146,8 +162,12 @@ impl Server {
         self.tell("session.idle", &json!({"sessionID": "ses_1"}));
     }
 
-    async fn stream(State(server): State<Self>) -> Body {
+    async fn stream(State(server): State<Self>) -> Result<Body, axum::http::StatusCode> {
         server.0.streams.fetch_add(1, Ordering::SeqCst);
+        let refused = &server.0.refused;
+        if refused.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |times| times.checked_sub(1)).is_ok() {
+            return Err(axum::http::StatusCode::SERVICE_UNAVAILABLE);
+        }
         // A slow one: whoever does not wait for the first word says things that nobody hears of.
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         let events = server.0.events.subscribe();
@@ -156,10 +176,10 @@ impl Server {
         let rest = futures_util::stream::unfold(events, |mut events| async move {
             Some((Ok::<_, std::io::Error>(events.recv().await.ok()?), events))
         });
-        Body::from_stream(futures_util::StreamExt::chain(
+        Ok(Body::from_stream(futures_util::StreamExt::chain(
             futures_util::StreamExt::map(first, |line| Ok(line.to_owned())),
             rest,
-        ))
+        )))
     }
 
     async fn prompt(State(server): State<Self>) -> axum::http::StatusCode {
@@ -199,6 +219,7 @@ impl Server {
         Path(request): Path<String>,
         axum::Json(body): axum::Json<Value>,
     ) -> axum::Json<bool> {
+        server.0.replies.fetch_add(1, Ordering::SeqCst);
         if server.0.events.receiver_count() == 0 {
             server.0.unheard.fetch_add(1, Ordering::SeqCst);
         }

@@ -165,7 +165,12 @@ async fn one_that_takes_no_connection_any_more_ends_its_turn_with_a_reason() {
             drop(engine);
             engine = rig.start(0).await;
         }
-        server.go_deaf();
+        // As well as one that refuses to tell its events.
+        if restart {
+            server.refuse(usize::MAX);
+        } else {
+            server.go_deaf();
+        }
         engine.answer(rig.who(), session, request, decide(Decision::ApproveOnce)).await.unwrap();
         let (status, text, bodies) = done(&rig, &engine, session).await;
         assert_eq!((status, text.as_str()), (TurnState::Failed, "before. "), "{bodies:?}");
@@ -174,6 +179,28 @@ async fn one_that_takes_no_connection_any_more_ends_its_turn_with_a_reason() {
             _ => None,
         });
         assert!(told.unwrap().contains("event stream"), "{bodies:?}");
+        assert_eq!(server.replies(), 0, "nothing is approved of a turn that is lost");
+        engine.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_events_that_open_at_the_third_attempt_lose_nothing() {
+    for restart in [false, true] {
+        let (mut rig, server) = rig();
+        let mut engine = rig.start(0).await;
+        let (session, request) = rig.asked(&engine).await;
+        rig.until_parked().await;
+        if restart {
+            engine.shutdown().await;
+            drop(engine);
+            engine = rig.start(0).await;
+        }
+        server.refuse(2);
+        rig.answer(&engine, session, request).await;
+        let (status, text, bodies) = done(&rig, &engine, session).await;
+        assert_eq!((status, text.as_str()), (TurnState::Completed, "before. approved"), "{bodies:?}");
+        assert_eq!((server.streams(), server.unheard()), (4, 0));
         engine.shutdown().await;
     }
 }

@@ -42,9 +42,17 @@ enum Open {
 }
 
 /// A request to the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reply {
     pub(super) path: String,
     pub(super) body: Value,
+}
+
+impl Reply {
+    /// Whether it answers this question.
+    pub(super) fn is_to(&self, request: &str) -> bool {
+        self.path.split('/').nth(2) == Some(request)
+    }
 }
 
 /// What to do with a question that came.

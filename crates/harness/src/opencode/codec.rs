@@ -28,6 +28,10 @@ const MAX_REQUESTS: usize = 4096;
 const MAX_WAITING: usize = 256;
 /// The pause before each question what the server does, in milliseconds.
 const POLL_MS: u64 = 100;
+/// How often the answer to a question is told to the server whose connections break off.
+const REPLIES: u8 = 4;
+/// The pause before it is told again, in milliseconds.
+const REPLY_AGAIN_MS: u64 = 250;
 /// How many messages of history are asked for: fewer after a body that was too large.
 const HISTORY_LIMITS: &[u32] = &[1000, 100, 10];
 
@@ -73,7 +77,7 @@ enum Phase {
 }
 
 /// What an answer is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Purpose {
     Open,
     Prompt,
@@ -82,7 +86,10 @@ enum Purpose {
     Abort(u64),
     /// For the turn with this number.
     Poll(u64),
-    Reply,
+    /// To a question of the turn with this number; so many times it was told.
+    Reply(u64, Reply, u8),
+    /// The rules of the permission mode.
+    Rules,
     History(usize),
     /// For the turn with this number: what of it may have been missed.
     Missed(u64, What),
@@ -126,13 +133,17 @@ impl ServeCodec {
     fn request(&mut self, purpose: Purpose, method: &str, path: String, body: Value, out: &mut Out) {
         let id = self.next_id;
         self.next_id += 1;
+        let delay_ms = match purpose {
+            // The server needs a moment to close what it stops.
+            Purpose::Poll(_) => POLL_MS,
+            Purpose::Reply(_, _, 2..) => REPLY_AGAIN_MS,
+            _ => 0,
+        };
+        let long = purpose == Purpose::Command;
         self.requests.insert(id, purpose);
         if self.requests.len() > MAX_REQUESTS {
             self.requests.pop_first();
         }
-        // The server needs a moment to close what it stops.
-        let delay_ms = if matches!(purpose, Purpose::Poll(_)) { POLL_MS } else { 0 };
-        let long = purpose == Purpose::Command;
         let request = Request { id, method: method.to_owned(), path, body, delay_ms, long };
         if let Ok(value) = serde_json::to_value(&request) {
             out.write_json(&value);
@@ -144,7 +155,18 @@ impl ServeCodec {
     }
 
     fn reply(&mut self, reply: Reply, out: &mut Out) {
-        self.request(Purpose::Reply, "POST", reply.path, reply.body, out);
+        self.reply_once_more(reply, 1, out);
+    }
+
+    fn reply_once_more(&mut self, reply: Reply, times: u8, out: &mut Out) {
+        let (path, body) = (reply.path.clone(), reply.body.clone());
+        self.request(Purpose::Reply(self.turns, reply, times), "POST", path, body, out);
+    }
+
+    /// The server says that this question was answered: nothing more has to be told about it.
+    fn reply_arrived(&mut self, request: &str) {
+        self.requests
+            .retain(|_, purpose| !matches!(purpose, Purpose::Reply(_, reply, _) if reply.is_to(request)));
     }
 
     fn abort(&mut self, out: &mut Out) {
@@ -183,10 +205,10 @@ impl ServeCodec {
     }
 
     fn close_turn(&mut self, end: End, out: &mut Out) {
+        self.parts.end_turn(&mut |said| out.say(said));
         for request in self.asks.end_turn() {
             out.say(Said::Withdrawn { request });
         }
-        self.parts.end_turn();
         self.missed = None;
         self.waiting.retain(|waiting| matches!(waiting, Waiting::History));
         out.say(Said::Ended(end));
@@ -255,7 +277,7 @@ impl ServeCodec {
                     |permission: &str| json!({"permission": permission, "pattern": "*", "action": action});
                 let path = self.about_session("");
                 let body = json!({"permission": [rule("edit"), rule("bash")]});
-                self.request(Purpose::Reply, "PATCH", path, body, out);
+                self.request(Purpose::Rules, "PATCH", path, body, out);
                 self.planned = planning;
             }
             let mut body = json!({"command": command, "arguments": arguments});
@@ -454,11 +476,26 @@ impl ServeCodec {
                     self.go_on(&next, out);
                 }
             }
-            Purpose::Reply => {
-                if let Ok((400.., body)) = answer {
-                    notice("reply_refused", Value::String(words(&body)), out);
+            Purpose::Reply(turn, reply, times) => match answer {
+                Ok((400.., body)) => notice("reply_refused", Value::String(words(&body)), out),
+                Ok(_) => {}
+                Err(_) if turn != self.turns || self.turn.is_none() => {}
+                // Whether the server took it is not known. One that did takes it for nothing new, or refuses it.
+                Err(_) if times < REPLIES => self.reply_once_more(reply, times + 1, out),
+                Err(error) => {
+                    let reason = format!("the answer to a question could not be sent: {error}");
+                    self.lose_turn(ErrorCode::HarnessFailed, reason, out);
                 }
-            }
+            },
+            Purpose::Rules => match answer {
+                Ok((400.., body)) => notice("reply_refused", Value::String(words(&body)), out),
+                Ok(_) => {}
+                // The server must not go on under rules that don't hold any more.
+                Err(error) => {
+                    let reason = format!("the rules of the permission mode could not be sent: {error}");
+                    self.lose_turn(ErrorCode::HarnessFailed, reason, out);
+                }
+            },
             Purpose::History(attempt) => match answer {
                 Ok((200..=299, body)) => out.say(Said::History(history::read(body))),
                 Ok((status, body)) => {

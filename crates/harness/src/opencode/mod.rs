@@ -9,6 +9,7 @@ mod codec;
 mod command;
 mod discover;
 mod failure;
+mod heard;
 mod history;
 mod parts;
 mod recent;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use karta_types::Usage;
 use serde_json::Value;
 
+use super::heard::Heard;
 use super::recent::Recent;
 use super::wire::{Delta, Info, Part, ToolState};
 use crate::codec::Said;
@@ -29,13 +30,7 @@ pub(super) struct Parts {
 /// What was said of a part.
 #[derive(Debug)]
 enum Shown {
-    Words {
-        reasoning: bool,
-        length: usize,
-        parent: Option<String>,
-        /// The text is known from elsewhere: pieces that come late are part of it.
-        whole: bool,
-    },
+    Words { reasoning: bool, parent: Option<String>, heard: Heard },
     Tool(Tool),
     Other,
 }
@@ -64,8 +59,13 @@ impl Parts {
         }
     }
 
-    /// The turn is over: whatever still comes of it is late.
-    pub(super) fn end_turn(&mut self) {
+    /// The turn is over: whatever still comes of it is late. Pieces that waited for a whole text which was never told are said.
+    pub(super) fn end_turn(&mut self, say: &mut dyn FnMut(Said)) {
+        for (id, shown) in &mut self.shown {
+            if let Shown::Words { reasoning, parent, heard } = shown {
+                words(*reasoning, id.clone(), &heard.last(), parent.clone(), say);
+            }
+        }
         self.messages.clear();
         self.shown.clear();
         self.children.clear();
@@ -130,23 +130,38 @@ impl Parts {
         if delta.field != "text" || !self.messages.contains_key(&delta.message) {
             return;
         }
-        if let Some(Shown::Words { reasoning, length, parent, whole: false }) =
-            self.shown.get_mut(&delta.part)
-        {
-            *length += delta.piece.len();
-            words(*reasoning, delta.part.clone(), &delta.piece, parent.clone(), say);
+        if let Some(Shown::Words { reasoning, parent, heard }) = self.shown.get_mut(&delta.part) {
+            words(*reasoning, delta.part.clone(), heard.piece(&delta.piece), parent.clone(), say);
+        }
+    }
+
+    /// Something may have been missed: where in its text a piece belongs is not known until the stream tells the text whole.
+    pub(super) fn lose_place(&mut self) {
+        for shown in self.shown.values_mut() {
+            if let Shown::Words { heard, .. } = shown {
+                heard.lose_place();
+            }
         }
     }
 
     /// A part was made or changed.
     pub(super) fn part(&mut self, part: Part, say: &mut dyn FnMut(Said)) {
+        self.told(part, true, say);
+    }
+
+    /// A part as the server tells it when it is asked, whatever of it was heard. Its stream may still bring pieces that are in it.
+    pub(super) fn missed(&mut self, part: Part, say: &mut dyn FnMut(Said)) {
+        self.told(part, false, say);
+    }
+
+    fn told(&mut self, part: Part, by_stream: bool, say: &mut dyn FnMut(Said)) {
         let Some(model) = self.messages.get(&part.message) else { return };
         let fresh = !self.shown.contains_key(&part.id);
         if fresh && self.shown.len() >= MAX_TRACKED {
             return;
         }
         match part.kind.as_str() {
-            "text" | "reasoning" if !part.synthetic => self.words(&part, say),
+            "text" | "reasoning" if !part.synthetic => self.words(&part, by_stream, say),
             "tool" => self.tool(part, say),
             "step-start" if fresh => {
                 say(Said::StepStart { description: model.clone() });
@@ -160,32 +175,22 @@ impl Parts {
         }
     }
 
-    /// A part as the server tells it when it is asked, whatever of it was heard. Its stream may still bring pieces that are in it.
-    pub(super) fn missed(&mut self, part: Part, say: &mut dyn FnMut(Said)) {
-        let told = part.text.as_ref().is_some_and(|text| !text.is_empty()).then(|| part.id.clone());
-        self.part(part, say);
-        if let Some(Shown::Words { whole, .. }) = told.and_then(|id| self.shown.get_mut(&id)) {
-            *whole = true;
-        }
-    }
-
     /// The sessions of the turn's sub-agents.
     pub(super) fn children(&self) -> impl Iterator<Item = &String> {
         self.children.keys()
     }
 
     /// The whole text of a part so far: what pieces did not bring is said now.
-    fn words(&mut self, part: &Part, say: &mut dyn FnMut(Said)) {
+    fn words(&mut self, part: &Part, by_stream: bool, say: &mut dyn FnMut(Said)) {
         let parent = self.parent_of(&part.session);
         let reasoning = part.kind == "reasoning";
-        let fresh = Shown::Words { reasoning, length: 0, parent, whole: false };
+        let heard = if by_stream { Heard::default() } else { Heard::elsewhere() };
+        let fresh = Shown::Words { reasoning, parent, heard };
         let shown = self.shown.entry(part.id.clone()).or_insert(fresh);
-        let Shown::Words { reasoning, length, parent, .. } = shown else { return };
+        let Shown::Words { reasoning, parent, heard } = shown else { return };
         let whole = part.text.as_deref().unwrap_or_default();
-        if let Some(rest) = whole.get(*length..) {
-            words(*reasoning, part.id.clone(), rest, parent.clone(), say);
-            *length = whole.len();
-        }
+        let rest = if by_stream { heard.whole(whole) } else { heard.asked(whole) };
+        words(*reasoning, part.id.clone(), rest, parent.clone(), say);
     }
 
     fn tool(&mut self, part: Part, say: &mut dyn FnMut(Said)) {
@@ -222,8 +227,8 @@ impl Parts {
 
     /// A part was taken back.
     pub(super) fn removed(&mut self, part: &str, say: &mut dyn FnMut(Said)) {
-        if let Some(Shown::Words { reasoning, length, .. }) = self.shown.get(part)
-            && *length > 0
+        if let Some(Shown::Words { reasoning, heard, .. }) = self.shown.get(part)
+            && heard.any_said()
         {
             say(Said::Discarded { part: part.to_owned(), reasoning: *reasoning });
             self.shown.remove(part);

@@ -322,3 +322,122 @@ fn the_laws_hold_across_a_saved_sandbox() {
     assert_eq!(shown.matches("Asked {").count(), 2, "{shown}");
     assert_eq!(shown.matches("Ended(").count(), 1, "{shown}");
 }
+
+fn piece(driven: &mut Driven, text: &str) {
+    driven.event(
+        "message.part.delta",
+        &json!({"sessionID": "ses_1", "messageID": "msg_2", "partID": "prt_1", "field": "text", "delta": text}),
+    );
+}
+
+/// What was said of the text.
+fn words(driven: &mut Driven) -> String {
+    let text = |said| match said {
+        Said::Text { text, .. } => Some(text),
+        _ => None,
+    };
+    driven.said().into_iter().filter_map(text).collect()
+}
+
+/// Heard was "I will. ", the hole is "CD", and "EF" comes by the new stream.
+#[test]
+fn a_text_with_a_hole_is_said_once_and_whole() {
+    let told = |text: &str| {
+        let part = json!({"id": "prt_1", "type": "text", "text": text});
+        json!([entry(&json!({}), std::slice::from_ref(&part))])
+    };
+    // What the server answers when it is asked, whether the piece comes before that, and what the stream tells whole in the end.
+    let aborted = "I will. CDEF";
+    for (asked, early, whole, said) in [
+        ("I will. CDEF", true, Some("I will. CDEF!"), "CDEF!"),
+        ("I will. CDEF", false, Some("I will. CDEF!"), "CDEF!"),
+        ("I will. CD", true, Some("I will. CDEF"), "CDEF"),
+        ("I will. CD", false, Some("I will. CDEF"), "CDEF"),
+        // A server that keeps a text when it is complete knows nothing of it yet.
+        ("", true, Some("I will. CDEF"), "CDEF"),
+        ("", false, Some("I will. CDEF"), "CDEF"),
+        // It is aborted, and never told whole.
+        (aborted, true, None, "CDEF"),
+        (aborted, false, None, "CDEF"),
+        ("I will. CD", true, None, "CDEF"),
+        ("I will. CD", false, None, "CDEF"),
+        ("I will. CDE", true, None, "CDEF"),
+        ("", true, None, "EF"),
+    ] {
+        let mut driven = waits();
+        driven.line(&json!({"ready": true}));
+        if early {
+            piece(&mut driven, "EF");
+        }
+        let mut answers = still();
+        answers[0].1 = told(asked);
+        answer(&mut driven, &answers);
+        if !early {
+            piece(&mut driven, "EF");
+        }
+        if let Some(whole) = whole {
+            driven.part(&json!({"id": "prt_1", "type": "text", "text": whole}));
+            // From here on the stream is in step again.
+            piece(&mut driven, " G");
+        }
+        finish(&mut driven);
+        let more = if whole.is_some() { " G" } else { "" };
+        assert_eq!(words(&mut driven), format!("{said}{more}"), "{asked} {early} {whole:?}");
+    }
+}
+
+/// Approves the question and lets the connection of each reply break off. How often it was told.
+fn break_off(driven: &mut Driven, most: usize) -> usize {
+    let answer =
+        Answer { decision: Decision::ApproveOnce, message: None, updated_input: None, answers: None };
+    driven.input(Input::Answer { request: "per_1".to_owned(), answer });
+    for told in 0..most {
+        let written = driven.written();
+        let [request] = &written[..] else { panic!("{written:?}") };
+        if request["path"] != "/permission/per_1/reply" {
+            assert_eq!(request["path"], "/session/ses_1/abort", "the server must not go on with it");
+            return told;
+        }
+        assert_eq!(request["body"], json!({"reply": "once"}));
+        driven.line(&json!({"id": request["id"], "error": "connection reset"}));
+    }
+    most
+}
+
+#[test]
+fn an_answer_whose_connection_breaks_off_is_told_again() {
+    let mut driven = waits();
+    assert_eq!(break_off(&mut driven, 2), 2);
+    let [again] = &driven.written()[..] else { panic!("one request") };
+    // The first arrived after all: this one is about a question that the server does not know any more.
+    driven.line(&json!({"id": again["id"], "status": 404, "body": {"message": "not found"}}));
+    driven.part(&tool("completed", &json!({"output": "a"})));
+    finish(&mut driven);
+    let said = driven.said();
+    assert!(
+        matches!(&said[..], [Said::Notice { .. }, Said::ToolResult { .. }, end] if *end == COMPLETED),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn an_answer_that_arrived_is_not_told_again() {
+    let mut driven = waits();
+    let answer =
+        Answer { decision: Decision::ApproveOnce, message: None, updated_input: None, answers: None };
+    driven.input(Input::Answer { request: "per_1".to_owned(), answer });
+    let [request] = &driven.written()[..] else { panic!("one request") };
+    let id = request["id"].clone();
+    driven.event("permission.replied", &json!({"sessionID": "ses_1", "requestID": "per_1"}));
+    driven.line(&json!({"id": id, "error": "connection reset"}));
+    assert_eq!((driven.requests(), driven.said()), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn a_turn_whose_answer_can_not_be_told_ends_with_the_reason() {
+    let mut driven = waits();
+    assert_eq!(break_off(&mut driven, 10), 4);
+    let said = driven.said();
+    let [Said::Ended(karta_harness::End::Failed { message, .. })] = &said[..] else { panic!("{said:?}") };
+    assert!(message.contains("connection reset"), "{message}");
+}

@@ -214,10 +214,12 @@ impl Server {
             }
             // The stream of a process that dies breaks off first; its end says more.
             tokio::time::sleep(DYING).await;
-            if !self.tell(&ToCodec::Closed { closed }).await {
+            let spent = failures >= ATTEMPTS;
+            // One that was never open has not broken off: whoever took the process over goes on where he was, if it opens at last.
+            if (spent || *reached.borrow()) && !self.tell(&ToCodec::Closed { closed }).await {
                 return;
             }
-            if failures >= ATTEMPTS {
+            if spent {
                 // Nothing is heard of it any more, whatever it does.
                 self.signals.kill.cancel();
                 return;

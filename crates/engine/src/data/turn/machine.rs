@@ -12,6 +12,7 @@ use karta_types::event::{Answerer, AskKind, Chunk, InputRequired};
 use karta_types::message::{Answer, Decision, Message};
 use karta_types::session::{PermissionMode, TurnState};
 use karta_types::{Body, ErrorCode, Micros, Problem, RequestId, Timestamp, Usage};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::tape::Tape;
@@ -22,7 +23,7 @@ const OBEY: Duration = Duration::from_secs(10);
 const MAX_OPEN: usize = 64;
 
 /// Deadlines and sizes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// From start to the first sign of life.
     pub start: Duration,
@@ -71,6 +72,8 @@ pub enum Stimulus<'a> {
     },
     /// [`Machine::deadline`] has passed.
     Tick,
+    /// Other limits hold from now on, also for questions that are open.
+    Limits(Limits),
     /// Nothing is left to spend.
     BudgetExhausted(Box<Problem>),
     /// What the harness needs can't be written any more.
@@ -307,6 +310,7 @@ impl Machine {
             }
             Stimulus::Exited { status, stderr } => self.exited(now, status, stderr, effects),
             Stimulus::Tick => self.tick(now, effects),
+            Stimulus::Limits(limits) => self.limit(limits),
             Stimulus::BudgetExhausted(problem) | Stimulus::Broken(problem) => {
                 self.stop(now, Stop::Because(problem), effects);
             }
@@ -335,6 +339,14 @@ impl Machine {
             self.end(Some(problem), TurnState::Failed, None, effects);
         } else {
             self.feed(input);
+        }
+    }
+
+    /// A question expires as long after it was asked as the new limits allow.
+    fn limit(&mut self, limits: Limits) {
+        let before = std::mem::replace(&mut self.limits, limits).approval;
+        for open in self.turn.iter_mut().flat_map(|turn| turn.open.values_mut()) {
+            open.expires = open.expires.minus(before).plus(limits.approval);
         }
     }
 

@@ -363,7 +363,10 @@ impl Runner {
             token: Secret::new(record.model_token),
         };
         let Launched { command, codec, .. } = self.launch(&release, &begun, "", Vec::new())?;
-        let mut machine: Machine = record.tape.play(codec, self.limits(&release), self.new_request());
+        let mut machine: Machine = record.tape.play(codec, self.new_request());
+        // What holds from now on is what the server of now is set to.
+        let limits = Stimulus::Limits(self.limits(&release));
+        machine.step(self.engine.clock().now(), limits, &mut Vec::new());
         let asked = self.engine.store().inputs_pending(self.row.org, Some(session), None, 1000).await?;
         let open: Vec<_> = machine.open().collect();
         let same = asked.len() == open.len() && asked.iter().all(|row| open.contains(&row.input.request_id));

@@ -297,10 +297,10 @@ impl Runner {
         let io = transport::open(self.engine.tasks(), process, sandbox.clone(), transport.clone(), None);
         let mut effects = Vec::new();
         let (now, mode) = (self.engine.clock().now(), self.row.permission_mode);
-        let mut machine =
-            Machine::new(codec, self.limits(release), mode, self.new_request(), now, &mut effects);
+        let limits = self.limits(release);
+        let mut machine = Machine::new(codec, limits, mode, self.new_request(), now, &mut effects);
         if parks {
-            machine.record(Tape::new(now, mode));
+            machine.record(Tape::new(now, mode, limits));
         }
         let kept = sandbox.kept().to_vec();
         let awake = Awake { io, sandbox, paused: false, _pass: pass, _room: room };

@@ -75,6 +75,7 @@ impl ServeCodec {
                 }
             }
             Event::Answered { request } => {
+                self.reply_arrived(&request);
                 if self.asks.closed(&request) {
                     say(Said::Withdrawn { request });
                 }

@@ -2,7 +2,8 @@
 //! new stream the server may have said more. It repeats no event, so it is asked how things stand.
 //!
 //! The answers come beside the new stream, before or after what it tells. So they may only add: what the stream has told of is newer, a
-//! text that is known whole takes no more pieces, and only what was open when the stream was opened can turn out to be closed.
+//! text that may have a hole takes no pieces until the stream tells it whole, and only what was open when the stream was opened can turn
+//! out to be closed.
 
 use std::collections::BTreeSet;
 
@@ -51,6 +52,7 @@ impl ServeCodec {
         if self.turn.is_none() {
             return;
         }
+        self.parts.lose_place();
         self.missed = Some(Missed {
             permissions: self.asks.open(true).cloned().collect(),
             questions: self.asks.open(false).cloned().collect(),
