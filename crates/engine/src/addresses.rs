@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use rustix::io::Errno;
 
 /// Finds the addresses of a name.
 pub trait Lookup: Send + Sync {
@@ -130,17 +131,35 @@ const fn is_public_v6(address: Ipv6Addr) -> bool {
 /// Whether an address is this machine's own: what is sent there never leaves it. No packet is sent to find out.
 ///
 /// # Errors
-/// The kernel makes no socket.
+/// The kernel makes no socket, or does not say where a way leads: then it is not known, and nothing may be taken for granted.
 pub fn is_own(address: IpAddr) -> io::Result<bool> {
     let any =
         if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     let socket = match UdpSocket::bind((any, 0)) {
         // A kernel without IPv6 has no address of it.
-        Err(_) if address.is_ipv6() => return Ok(false),
+        Err(error) if address.is_ipv6() && is_absent(&error) => return Ok(false),
         other => other?,
     };
-    // Where no way leads, it is not here. Else the kernel chooses where to send from: for its own address, that address.
-    Ok(socket.connect((address, 9)).is_ok() && socket.local_addr()?.ip() == address)
+    match socket.connect((address, 9)) {
+        // The kernel chooses where to send from: for its own address, that address.
+        Ok(()) => Ok(socket.local_addr()?.ip() == address),
+        // Where no way leads, it is not here.
+        Err(error) if !is_short(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a socket could not be bound because there is nothing of its family here.
+fn is_absent(error: &io::Error) -> bool {
+    let absent = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|number| absent.contains(&number))
+}
+
+/// Whether something failed for want of descriptors or memory, which says nothing of an address.
+fn is_short(error: &io::Error) -> bool {
+    let short =
+        [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::AGAIN].map(Errno::raw_os_error);
+    error.raw_os_error().is_none_or(|number| short.contains(&number))
 }
 
 #[cfg(test)]
@@ -154,6 +173,16 @@ mod tests {
         for other in ["8.8.8.8", "192.0.2.1", "2606:4700::1111"] {
             assert!(!is_own(other.parse().unwrap()).unwrap(), "{other}");
         }
+    }
+
+    #[test]
+    fn a_failure_that_says_nothing_of_an_address_lets_nothing_through() {
+        let failed = |number: Errno| io::Error::from_raw_os_error(number.raw_os_error());
+        for number in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS] {
+            assert!(!is_absent(&failed(number)) && is_short(&failed(number)), "{number}");
+        }
+        assert!(is_absent(&failed(Errno::AFNOSUPPORT)) && is_absent(&failed(Errno::ADDRNOTAVAIL)));
+        assert!(!is_short(&failed(Errno::NETUNREACH)));
     }
 
     #[test]

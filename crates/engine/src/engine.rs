@@ -605,6 +605,11 @@ impl Engine {
         [self.0.driver.clone()]
     }
 
+    /// As [`Engine::drivers`], and the scripted harness's, which may be the same.
+    pub(crate) fn every_driver(&self) -> [Arc<dyn Driver>; 2] {
+        [self.0.driver.clone(), self.0.scripted.clone()]
+    }
+
     /// The program of a release's harness, and the folder that it is installed in.
     pub(crate) fn program(&self, release: &Loaded) -> Result<(String, Option<PathBuf>)> {
         if release.harness.package().is_none() {

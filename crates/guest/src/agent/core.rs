@@ -290,7 +290,7 @@ impl Agent {
                     Ok(spawn::Spawned { keeper, pid, input, output, error }) => {
                         self.children.insert(pid);
                         let mut stream = Stream::pipes(Some(input), Some(output));
-                        (stream.keeper, stream.starting) = (Some(keeper), true);
+                        (stream.keeper, stream.keeps, stream.starting) = (Some(keeper), Some(pid), true);
                         self.streams.insert(id, stream);
                         self.streams.insert(id + 2, Stream::pipes(None, Some(error)));
                     }
@@ -356,13 +356,14 @@ impl Agent {
         self.channel.send(Kind::Answer, id, &answer.encode());
     }
 
-    /// Reaps the children that have ended. Answers whether one of them was killed.
+    /// Reaps the children that have ended. Answers whether one of them was killed, or gave up: what it left came to this process.
     pub(super) fn reap(&mut self) -> bool {
         let mut buffer = [0; 1024];
         while rustix::io::read(&self.signals, &mut buffer).is_ok() {}
         let mut killed = false;
         while let Ok(Some((pid, how))) = rustix::process::wait(WaitOptions::NOHANG) {
-            killed |= self.children.remove(&pid) && how.signaled();
+            let left = how.signaled() || how.exit_status() == Some(keeper::GAVE_UP);
+            killed |= self.children.remove(&pid) && left;
         }
         killed
     }

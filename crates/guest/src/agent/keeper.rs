@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use karta_guest::proto::message::Ended;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -14,7 +15,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use super::child::{self, Confinement, Program, Standard};
 use super::sys::{self, Fork};
-use super::tree::{self, Seen};
+use super::tree::{self, Seen, Until};
 
 /// Asks to end gently.
 pub(super) const TERMINATE: u8 = b'T';
@@ -26,9 +27,16 @@ pub(super) const STARTED: u8 = b'S';
 pub(super) const FAILED: u8 = b'F';
 /// The program and everything below it are gone: [`Ended`].
 pub(super) const ENDED: u8 = b'E';
+/// What is below multiplies faster than it is killed: asks the agent to stop it at once, which the first process alone can.
+pub(super) const HELP: u8 = b'H';
+
+/// The status with which a keeper leaves what it can't end, and nobody helps with, to the agent.
+pub(super) const GAVE_UP: i32 = 3;
 
 /// How long a round waits for the killed to be gone.
 const ROUND: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+/// How long a round waits at most for everything to stand still; then what is found is killed.
+const STANDING: Duration = Duration::from_millis(500);
 
 /// Runs the program to its end, in a process of its own. Returns when nothing is left of it.
 pub(super) fn run(control: &OwnedFd, standard: Standard, program: &Program, confinement: &Confinement) {
@@ -78,7 +86,7 @@ pub(super) fn run(control: &OwnedFd, standard: Standard, program: &Program, conf
         }
         ended = reap(&signals, leader, ended);
     }
-    let ended = end_all(&signals, leader, ended);
+    let ended = end_all(control, &signals, leader, ended);
     let mut news = vec![ENDED];
     news.extend(ended.unwrap_or(Ended::Unknown).encode());
     tell(control, &news);
@@ -130,12 +138,24 @@ fn how(status: WaitStatus) -> Ended {
     }
 }
 
+/// Asks the agent to kill what is below. Nothing happens if it has been asked so often that it has not come to hear it.
+fn ask_for_help(control: &OwnedFd) {
+    let asked = rustix::net::send(control, &[HELP], SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    let heard = matches!(asked, Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR));
+    if !heard && sys::has_first() {
+        // Nobody hears this one any more; what it leaves comes to the first process, which ends it.
+        sys::leave(GAVE_UP);
+    }
+}
+
 /// Kills everything below, until nothing is left.
-fn end_all(signals: &OwnedFd, leader: Pid, mut ended: Option<Ended>) -> Option<Ended> {
-    for round in 0.. {
+fn end_all(control: &OwnedFd, signals: &OwnedFd, leader: Pid, mut ended: Option<Ended>) -> Option<Ended> {
+    /// After so many rounds, and each time after so many more, the agent is asked for help.
+    const ALONE: u32 = 4;
+    for round in 1_u32.. {
         ended = reap(signals, leader, ended);
         // One that forks as fast as it is killed must stand still first.
-        let (_, all) = tree::stop_harder(round, &below);
+        let (_, all) = tree::stop(Until::within(STANDING), &below);
         let left = below();
         for one in &left {
             one.signal(Signal::KILL);
@@ -143,6 +163,9 @@ fn end_all(signals: &OwnedFd, leader: Pid, mut ended: Option<Ended>) -> Option<E
         ended = reap(signals, leader, ended);
         if all && left.is_empty() && rustix::process::wait(WaitOptions::NOHANG).is_err() {
             return ended;
+        }
+        if round.is_multiple_of(ALONE) {
+            ask_for_help(control);
         }
         let mut poll = [PollFd::new(signals, PollFlags::IN)];
         let _ = rustix::event::poll(&mut poll, Some(&ROUND));

@@ -41,6 +41,8 @@ pub(super) struct Stream {
     pub(super) window: u32,
     /// The channel to the keeper of a program.
     pub(super) keeper: Option<OwnedFd>,
+    /// The keeper itself.
+    pub(super) keeps: Option<Pid>,
     /// The process that does the work of a request.
     pub(super) worker: Option<Pid>,
     /// Whether a connection is still being made.

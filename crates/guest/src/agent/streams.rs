@@ -102,8 +102,13 @@ impl Agent {
             Some((&keeper::ENDED, how)) => {
                 self.ended(id, Ended::decode(how).unwrap_or(Ended::Unknown));
             }
+            Some((&keeper::HELP, _)) => {
+                if let Some(keeper) = stream.keeps {
+                    self.help(keeper);
+                }
+            }
             _ => {
-                // The keeper was killed: what it watched over came to this process.
+                // The keeper was killed or gave up: what it watched over came to this process.
                 if stream.starting {
                     let text = "what watches over the program was killed".to_owned();
                     self.answer(id, Err(Failure { errno: 0, text }));

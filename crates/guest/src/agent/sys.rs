@@ -36,10 +36,16 @@ pub(crate) fn note_first() {
     FIRST.store(rustix::process::getpid().is_init(), Ordering::Relaxed);
 }
 
-/// Stops every process of the sandbox but this one and the first: all at one moment. A process that is just being born is stopped as
-/// well. Answers false, and does nothing, where others than the sandbox's would be met.
+/// Whether the agent is the first process of all that it sees.
+pub(crate) fn has_first() -> bool {
+    FIRST.load(Ordering::Relaxed)
+}
+
+/// Stops every process of the sandbox but this one, the first: all at one moment. A process that is just being born is stopped as
+/// well. Answers false, and does nothing, where others than the sandbox's would be met, and for every other process: two that do it
+/// would stop each other, and one that is killed would leave everybody stopped. The first is neither stopped nor killed.
 pub(crate) fn stop_everyone() -> bool {
-    if !FIRST.load(Ordering::Relaxed) {
+    if !has_first() || !rustix::process::getpid().is_init() {
         return false;
     }
     // SAFETY: it sends a signal and touches no memory. That there may be nobody to send it to is no failure.

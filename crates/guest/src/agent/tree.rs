@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
@@ -131,9 +132,36 @@ pub(crate) fn below(all: &[Seen], root: i32, but: &HashSet<i32>) -> Vec<Seen> {
     found
 }
 
+/// When something is given up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Until(Instant);
+
+impl Until {
+    #[expect(clippy::disallowed_methods, reason = "the agent has no other clock, and only gives up by it")]
+    fn now() -> Instant {
+        Instant::now()
+    }
+
+    /// After so long from now.
+    pub(crate) fn within(time: Duration) -> Self {
+        Self(Self::now() + time)
+    }
+
+    /// The earlier of the two.
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self(self.0.min(other.0))
+    }
+
+    /// Whether it is time.
+    pub(crate) fn over(self) -> bool {
+        Self::now() >= self.0
+    }
+}
+
 /// Stops everything that `find` gives until it finds nothing new that runs; so nobody is missed that is born meanwhile. Answers
 /// who was stopped by it, and whether nothing was found any more: who makes another and ends faster than it is looked for gets away.
-pub(crate) fn stop(find: &dyn Fn() -> Vec<Seen>) -> (Vec<Seen>, bool) {
+/// It gives up at `until`.
+pub(crate) fn stop(until: Until, find: &dyn Fn() -> Vec<Seen>) -> (Vec<Seen>, bool) {
     /// How often it looks again.
     const ROUNDS: u32 = 500;
     /// How often at once; after that it waits a moment, for a busy host may not have given the stopped a turn to stop in.
@@ -154,34 +182,37 @@ pub(crate) fn stop(find: &dyn Fn() -> Vec<Seen>) -> (Vec<Seen>, bool) {
                 stopped.push(one);
             }
         }
+        if until.over() {
+            break;
+        }
         if round < AT_ONCE {
             std::thread::yield_now();
         } else {
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
     (stopped, false)
 }
 
 /// As [`stop`], and nobody gets away: all of the sandbox is stopped at one moment, in which nobody can be born unstopped, and then
-/// whoever `find` does not give goes on.
-pub(crate) fn stop_at_once(find: &dyn Fn() -> Vec<Seen>) -> (Vec<Seen>, bool) {
+/// whoever `find` does not give goes on. Only for the first process ([`sys::stop_everyone`]).
+pub(crate) fn stop_at_once(until: Until, find: &dyn Fn() -> Vec<Seen>) -> (Vec<Seen>, bool) {
     /// How often it tries. The kernel itself wakes the stopped whose group loses its last relative: these are stopped again.
     const TRIES: u32 = 100;
     let pids = |all: Vec<Seen>| all.into_iter().map(|one| one.pid).collect::<HashSet<i32>>();
     let stood = pids(processes().into_iter().filter(|one| one.state == State::Stopped).collect());
-    let spared = [1, rustix::process::getpid().as_raw_nonzero().get()];
-    let everyone = || processes().into_iter().filter(|one| !spared.contains(&one.pid)).collect::<Vec<Seen>>();
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let everyone = || processes().into_iter().filter(|one| one.pid != own).collect::<Vec<Seen>>();
     let mut settled = false;
     for _ in 0..TRIES {
         if !sys::stop_everyone() {
-            return stop(find);
+            return stop(until, find);
         }
         // They were all told, and still take their time. Nobody may have come or gone between two looks.
-        let before = stop(&everyone).1.then(|| pids(everyone()));
+        let before = stop(until, &everyone).1.then(|| pids(everyone()));
         let now = everyone();
         settled = now.iter().all(|one| one.state < State::Running) && before == Some(pids(now));
-        if settled {
+        if settled || until.over() {
             break;
         }
     }
@@ -192,13 +223,6 @@ pub(crate) fn stop_at_once(find: &dyn Fn() -> Vec<Seen>) -> (Vec<Seen>, bool) {
     }
     meant.retain(|one| !one.dead() && !stood.contains(&one.pid));
     (meant, settled)
-}
-
-/// Stops everything that `find` gives: at first without disturbing others, then at once.
-pub(crate) fn stop_harder(round: u32, find: &dyn Fn() -> Vec<Seen>) -> (Vec<Seen>, bool) {
-    /// Rounds without disturbing others.
-    const GENTLE: u32 = 4;
-    if round < GENTLE { stop(find) } else { stop_at_once(find) }
 }
 
 #[cfg(test)]
@@ -214,6 +238,10 @@ mod tests {
         assert_eq!(Line::parse(b"7 (a) R 3"), None);
         let own = i32::try_from(std::process::id()).unwrap();
         assert_eq!(process(own).unwrap().state, State::Running);
+    }
+
+    fn patience() -> Until {
+        Until::within(Duration::from_mins(1))
     }
 
     /// Starts a program whose processes are found by `stop`, and ended with the test.
@@ -268,7 +296,7 @@ mod tests {
         while !(program.tree().len() == 2 && program.tree().iter().any(|one| one.state == State::Waiting)) {
             std::thread::yield_now();
         }
-        let (stopped, all) = stop(&|| program.tree());
+        let (stopped, all) = stop(patience(), &|| program.tree());
         assert!(all, "{:?}", program.tree());
         assert_eq!(stopped.len(), 2);
     }
@@ -287,7 +315,7 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(program.tree().iter().map(|one| one.dead()).collect::<Vec<_>>(), [false]);
-        let (stopped, all) = stop(&|| program.tree());
+        let (stopped, all) = stop(patience(), &|| program.tree());
         assert!(all);
         assert_eq!(stopped.len(), 1);
         assert_eq!(program.tree()[0].state, State::Stopped);

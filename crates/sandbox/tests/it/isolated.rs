@@ -156,7 +156,7 @@ async fn nobody_flees_from_a_pause() {
     let world = World::new();
     let driver = namespace(&world);
     let sandbox = acquire(&driver, &world.spec(1, "a")).await;
-    let mut fleeing = sandbox.spawn(&script(&*sandbox, &crate::attacks::fleeing())).await.unwrap();
+    let mut fleeing = sandbox.spawn(&script(&*sandbox, &crate::attacks::fleeing(""))).await.unwrap();
     assert_eq!(line(&mut fleeing).await, "up");
     let id = sandbox.id().to_string();
     for _ in 0..3 {

@@ -51,9 +51,11 @@ impl Refusal {
 /// Headers by which some servers take another method than the request's.
 const METHODS: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 /// Headers by which some servers take another path.
-const PATHS: [&str; 2] = ["x-original-url", "x-rewrite-url"];
+const PATHS: [&str; 4] = ["x-original-url", "x-rewrite-url", "x-original-uri", "x-rewrite-uri"];
 /// Headers by which some servers take another host.
 const HOSTS: [&str; 3] = ["x-forwarded-host", "x-original-host", "x-host"];
+/// As those, in a form of its own (RFC 7239).
+const FORWARDED: [&str; 1] = ["forwarded"];
 
 /// By which rule something goes through when everything does.
 const OBSERVED: &str = "observe";
@@ -149,7 +151,12 @@ impl Rules {
             paths.push((value.split('?').next().unwrap_or_default().to_owned(), name));
         }
         for (name, value) in said(headers, &HOSTS) {
-            if Place::read(value, Some(place.port)).is_none_or(|named| named.host != place.host) {
+            if !names(value, place) {
+                return Err(odd(name, "names another host"));
+            }
+        }
+        for (name, value) in said(headers, &FORWARDED) {
+            if !forwarded(value, place) {
                 return Err(odd(name, "names another host"));
             }
         }
@@ -170,6 +177,23 @@ impl Rules {
     fn unasked(&self) -> Refusal {
         Refusal::of(format!("{} does not name it", self.asked_in))
     }
+}
+
+/// Whether a header names the host of a place.
+fn names(value: &str, place: &Place) -> bool {
+    Place::read(value, Some(place.port)).is_some_and(|named| named.host == place.host)
+}
+
+/// Whether a header `Forwarded` names no other host than a place's. Every part of it that has to do with hosts must be one that can be
+/// read in one way only, inside quotes too: servers read it in their own ways.
+fn forwarded(value: &str, place: &Place) -> bool {
+    !value.is_empty()
+        && value.split([',', ';']).filter(|part| part.to_ascii_lowercase().contains("host")).all(|part| {
+            let Some((key, host)) = part.split_once('=') else { return false };
+            let host = host.trim();
+            let host = host.strip_prefix('"').map_or(Some(host), |rest| rest.strip_suffix('"'));
+            key.trim().eq_ignore_ascii_case("host") && host.is_some_and(|host| names(host, place))
+        })
 }
 
 /// What headers of these names say; what is no text says nothing that could be let through.
@@ -284,6 +308,12 @@ mod tests {
         assert!(goes("POST a.example/v1/x", &[("x-http-method-override", "get")]));
         assert!(goes("GET a.example/v1/x", &[("x-original-url", "/v1/y?z")]));
         assert!(goes("GET a.example/v1/x", &[("x-forwarded-host", "A.example:443")]));
+        assert!(goes("GET a.example/v1/x", &[("x-original-uri", "/v1/y?z")]));
+        assert!(goes("GET a.example/v1/x", &[("forwarded", "for=\"[2001:db8::1]:80\";proto=https")]));
+        assert!(goes(
+            "GET a.example/v1/x",
+            &[("forwarded", "for=192.0.2.1; HOST=\"A.example:443\", host=a.example")]
+        ));
         assert!(goes("POST b.example/x", &[("x-http-method-override", "DELETE"), ("x-rewrite-url", "/any")]));
         for headers in [
             &[("x-http-method-override", "DELETE")][..],
@@ -296,6 +326,16 @@ mod tests {
             &[("x-original-url", "https://a.example/v1/x")],
             &[("x-forwarded-host", "b.example")],
             &[("x-host", "a.example, b.example")],
+            &[("x-original-uri", "/admin")],
+            &[("x-rewrite-uri", "/v1/../admin")],
+            &[("forwarded", "host=b.example")],
+            &[("forwarded", "for=192.0.2.1;Host=\"b.example:443\"")],
+            &[("forwarded", "host=a.example, for=192.0.2.1; host = b.example")],
+            &[("forwarded", "host=a.example"), ("forwarded", "host=b.example")],
+            &[("forwarded", "for=\"x;host=b.example\"")],
+            &[("forwarded", "host=\"a.example,b.example\"")],
+            &[("forwarded", "host=\"b\\.example\"")],
+            &[("forwarded", "host=\u{e9}")],
         ] {
             assert!(!goes("POST a.example/v1/x", headers), "{headers:?}");
         }

@@ -101,12 +101,13 @@ impl Outside {
                     io::ErrorKind::PermissionDenied => Unreached::Forbidden(error.to_string()),
                     _ => Unreached::Gone(format!("its name can't be resolved: {error}")),
                 })?;
+            // Whoever owns the name says how many there are.
+            let tried = found.get(..TRIED).unwrap_or(&found);
             if !self.loopback {
-                elsewhere(&found, place.port)?;
+                elsewhere(tried, place.port)?;
             }
-            let found: Vec<_> =
-                found.into_iter().take(TRIED).map(|address| SocketAddr::new(address, place.port)).collect();
-            let stream = TcpStream::connect(&*found).await;
+            let tried: Vec<_> = tried.iter().map(|address| SocketAddr::new(*address, place.port)).collect();
+            let stream = TcpStream::connect(&*tried).await;
             stream.map_err(|error| Unreached::Gone(format!("it can't be reached: {error}")))
         };
         let connected = tokio::time::timeout(PATIENCE, connected).await;

@@ -33,11 +33,12 @@ pub(super) async fn start_processes_without_end(driver: &dyn Driver, world: &Wor
 
 /// Processes of which each makes another and ends at once, in a group of its own: whoever looks for them finds those that are gone.
 /// The kernel wakes the stopped ones of a group that loses its last relative, and tells them by a signal that these don't heed.
-pub(crate) fn fleeing() -> String {
-    let flee = perl(
-        "$SIG{HUP} = \"IGNORE\"; setpgrp(0, 0); print \"up\\n\"; fork() for 1 .. 3; \
-         while (1) { setpgrp(0, 0); my $child = fork(); exit if $child; }",
-    );
+/// `first` is done before they are more than one.
+pub(crate) fn fleeing(first: &str) -> String {
+    let flee = perl(&format!(
+        "$SIG{{HUP}} = \"IGNORE\"; setpgrp(0, 0); print \"up\\n\"; {first} fork() for 1 .. 3; \
+         while (1) {{ setpgrp(0, 0); my $child = fork(); exit if $child; }}",
+    ));
     format!("{flee}exec sleep 1000")
 }
 
@@ -45,15 +46,27 @@ pub(super) async fn flee_from_a_pause_and_from_the_end(driver: &dyn Driver, worl
     let sandbox = acquire(driver, &world.spec(1, "a")).await;
     let mut other = sandbox.spawn(&script(&*sandbox, "echo up; read word; echo $word")).await.unwrap();
     assert_eq!(line(&mut other).await, "up");
-    let mut fleeing = sandbox.spawn(&script(&*sandbox, &fleeing())).await.unwrap();
-    assert_eq!(line(&mut fleeing).await, "up");
+    let mut programs = Vec::new();
+    for _ in 0..2 {
+        let mut fleeing = sandbox.spawn(&script(&*sandbox, &fleeing("<STDIN>;"))).await.unwrap();
+        assert_eq!(line(&mut fleeing).await, "up");
+        programs.push(fleeing);
+    }
+    // Once one flees there may be no room for another.
+    for fleeing in &mut programs {
+        fleeing.stdin.write_all(b"go\n").await.unwrap();
+    }
     for _ in 0..3 {
         sandbox.pause().await.unwrap();
         sandbox.wake().await.unwrap();
     }
-    // Its end is the end of all of them, and of nobody else.
-    fleeing.control.kill();
-    fleeing.control.wait().await;
+    // The end of each is the end of all of its own, and of nobody else; what ends them does not get into each other's way.
+    for fleeing in &mut programs {
+        fleeing.control.kill();
+    }
+    for fleeing in &mut programs {
+        fleeing.control.wait().await;
+    }
     // Somebody may be gone before it is looked at.
     let look = "exec 2> /dev/null; for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done | grep -c 'setpgr[p]'";
     assert_eq!(said(&*sandbox, look).await.0, "0\n");
