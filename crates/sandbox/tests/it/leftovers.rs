@@ -251,7 +251,10 @@ async fn steady() {
         for number in 0..u64::from(PLACES) {
             held.push(driver.acquire(&spec(&folder, 10 + number)).await.unwrap());
         }
-        assert!(driver.acquire(&spec(&folder, 10 + u64::from(PLACES))).await.is_err());
+        if rustix::process::geteuid().is_root() {
+            // Others have no ids to give, and so no end of them.
+            assert!(driver.acquire(&spec(&folder, 10 + u64::from(PLACES))).await.is_err());
+        }
         drop((held, driver));
         let mut looks = 0;
         while (!children(std::process::id()).is_empty()
