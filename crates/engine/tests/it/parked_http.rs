@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use karta_engine::Settings;
 use karta_engine::sandbox::fake::Program;
+use karta_engine::{Engine, Settings};
 use karta_types::event::InputRequired;
 use karta_types::message::Decision;
 use karta_types::session::TurnState;
-use karta_types::{Body, SessionId};
+use karta_types::{Body, RequestId, SessionId};
 
 use crate::fake_opencode::Server;
 use crate::parked::{Rig, decide};
@@ -33,11 +33,21 @@ pub(crate) fn rig_of(configuration: &str, plays: Program) -> Rig {
     rig.with_program(&program, plays)
 }
 
-async fn done(
-    rig: &Rig,
-    engine: &karta_engine::Engine,
-    session: SessionId,
-) -> (TurnState, String, Vec<Body>) {
+/// A turn that was parked, by this server or the one before.
+async fn parked(restart: bool) -> (Rig, Server, Engine, SessionId, RequestId) {
+    let (mut rig, server) = rig();
+    let mut engine = rig.start(0).await;
+    let (session, request) = rig.asked(&engine).await;
+    rig.until_parked().await;
+    if restart {
+        engine.shutdown().await;
+        drop(engine);
+        engine = rig.start(0).await;
+    }
+    (rig, server, engine, session, request)
+}
+
+async fn done(rig: &Rig, engine: &Engine, session: SessionId) -> (TurnState, String, Vec<Body>) {
     let bodies = rig.bodies(engine, session, |body| matches!(body, Body::Done { .. })).await;
     let Some(Body::Done { status, text, .. }) = bodies.last() else { panic!("{bodies:?}") };
     assert_eq!((rig.freezer.count(), rig.parked()), (0, 0));
@@ -156,15 +166,7 @@ async fn nobody_answers_its_parked_turn_in_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_takes_no_connection_any_more_ends_its_turn_with_a_reason() {
     for restart in [false, true] {
-        let (mut rig, server) = rig();
-        let mut engine = rig.start(0).await;
-        let (session, request) = rig.asked(&engine).await;
-        rig.until_parked().await;
-        if restart {
-            engine.shutdown().await;
-            drop(engine);
-            engine = rig.start(0).await;
-        }
+        let (rig, server, engine, session, request) = parked(restart).await;
         // As well as one that refuses to tell its events.
         if restart {
             server.refuse(usize::MAX);
@@ -187,15 +189,7 @@ async fn one_that_takes_no_connection_any_more_ends_its_turn_with_a_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn its_events_that_open_at_the_third_attempt_lose_nothing() {
     for restart in [false, true] {
-        let (mut rig, server) = rig();
-        let mut engine = rig.start(0).await;
-        let (session, request) = rig.asked(&engine).await;
-        rig.until_parked().await;
-        if restart {
-            engine.shutdown().await;
-            drop(engine);
-            engine = rig.start(0).await;
-        }
+        let (rig, server, engine, session, request) = parked(restart).await;
         server.refuse(2);
         rig.answer(&engine, session, request).await;
         let (status, text, bodies) = done(&rig, &engine, session).await;

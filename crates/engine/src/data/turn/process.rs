@@ -346,8 +346,10 @@ impl Runner {
         if sandbox.service(Service::Egress).is_none() {
             return Ok(Vec::new());
         }
-        // What was decided on the way out before this one is told. Where it can't be written, nothing after it can, and that is heard of.
-        let _ = self.close_way_out().await;
+        // What was decided on the way out before this one is told. A session that another owner took hears of that by what it writes next.
+        if let Err(Fatal::Store(error)) = self.close_way_out().await {
+            return Err(error);
+        }
         let outside = self.engine.session_egress(&self.row, self.home, release.recipe(), None).await?;
         self.go_out_by(outside, sandbox).await
     }

@@ -259,7 +259,9 @@ async fn run(engine: Engine, org: OrgId, session: SessionId, mut orders: mpsc::R
     runner.let_go().await;
     if over && !runner.closed {
         // Nothing comes out any more: what was decided last is still told.
-        let _ = runner.close_way_out().await;
+        if let Err(Fatal::Store(error)) = runner.close_way_out().await {
+            tracing::error!(%session, error = error.chain(), "what was decided last about what comes out is not told");
+        }
     }
     engine.hub().retire(session, &mut orders);
     if failed {

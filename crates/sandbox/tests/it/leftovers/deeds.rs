@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use karta_sandbox::limits::Machines;
-use karta_sandbox::{Driver, Error, ParkKey, Spec, namespace};
+use karta_sandbox::{Driver, Error, ParkKey, Sandbox, Spec, namespace};
 use karta_types::Rng;
 use rustix::process::{Pid, Signal};
 
@@ -234,6 +234,16 @@ fn overwrite(monitor: u32) {
     }
 }
 
+/// Parks a sandbox. It is refused while something is on its way, and goes on then.
+async fn put_aside(sandbox: &dyn Sandbox, parked: &Path) {
+    let mut tries = 0;
+    while let Err(error) = sandbox.park(parked, &KEY).await {
+        tries += 1;
+        assert!(tries < 200, "it could not be put aside: {error}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Makes a sandbox, and ends it in one of many ways, which it answers.
 pub(super) async fn cycle(
     kind: Kind,
@@ -284,31 +294,33 @@ pub(super) async fn cycle(
                 _ => levels()[0].iter().copied().for_each(kill),
             }
         }
-        Deed::Park => drop(sandbox.park(&parked, &KEY).await),
+        Deed::Park => put_aside(&*sandbox, &parked).await,
+        // Given up, or over before that: both are meant.
         Deed::UnwantedPark => drop(tokio::time::timeout(kind.moment(rng), sandbox.park(&parked, &KEY)).await),
         Deed::KilledPark => {
             let killed = async {
                 tokio::time::sleep(kind.moment(rng)).await;
                 kill_some(rng);
             };
+            // What was killed decides whether it was saved.
             drop(tokio::join!(sandbox.park(&parked, &KEY), killed));
         }
         Deed::Revive | Deed::UnwantedRevive | Deed::KilledRevive => {
-            // Refused while something is on its way.
-            if sandbox.park(&parked, &KEY).await.is_ok() {
-                drop((process, sandbox));
-                let revive = driver.revive(&spec, &parked, &KEY);
-                match deed {
-                    Deed::Revive => drop(revive.await.unwrap().sandbox.close().await),
-                    Deed::UnwantedRevive => drop(tokio::time::timeout(kind.moment(rng), revive).await),
-                    _ => {
-                        let killed = async {
-                            tokio::time::sleep(kind.moment(rng)).await;
-                            kill_some(rng);
-                        };
-                        drop(tokio::join!(revive, killed));
-                        assert!(!parked.exists(), "what went on, or could not, is used up");
-                    }
+            put_aside(&*sandbox, &parked).await;
+            drop((process, sandbox));
+            let revive = driver.revive(&spec, &parked, &KEY);
+            match deed {
+                Deed::Revive => revive.await.unwrap().sandbox.close().await.unwrap(),
+                // Given up, or over before that: both are meant.
+                Deed::UnwantedRevive => drop(tokio::time::timeout(kind.moment(rng), revive).await),
+                _ => {
+                    let killed = async {
+                        tokio::time::sleep(kind.moment(rng)).await;
+                        kill_some(rng);
+                    };
+                    // What was killed decides whether it went on.
+                    drop(tokio::join!(revive, killed));
+                    assert!(!parked.exists(), "what went on, or could not, is used up");
                 }
             }
         }
